@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A whole server: one file, `disk`, that is the block device given on the command line. The
+//! kernel reads the device itself; this process only says where.
+//!
+//! ```text
+//! onefile /dev/vdb /mnt
+//! ```
+
+use fuse_iomap::wire::{self, Attr, GetattrIn, IomapBeginIn, OpenIn, ReadIn, attr_flags, init};
+use fuse_iomap::{
+    AttrReply, BackingId, BackingType, BeginReply, Connection, DirBuffer, Entry, Errno, FileKind,
+    Filesystem, InitConfig, Mapping, MountOptions, Opened, Request, Result, Session,
+    SessionOptions,
+};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::sync::{Arc, OnceLock};
+
+const FILE: u64 = 2;
+const NAME: &str = "disk";
+const BLOCK: u32 = 4096;
+
+struct OneFile {
+    device: File,
+    size: u64,
+    backing: OnceLock<BackingId>,
+}
+
+impl OneFile {
+    fn attr(&self, nodeid: u64) -> Result<Attr> {
+        let (mode, nlink, size, flags) = match nodeid {
+            wire::ROOT_ID => (0o040755, 2, 0, 0),
+            FILE => {
+                let flags = attr_flags::EXCLUSIVE | attr_flags::IOMAP;
+                (0o100444, 1, self.size, flags)
+            }
+            _ => return Err(Errno::NOENT),
+        };
+        Ok(Attr {
+            ino: nodeid,
+            size,
+            blocks: size / 512,
+            mode,
+            nlink,
+            blksize: BLOCK,
+            flags,
+            ..Default::default()
+        })
+    }
+}
+
+impl Filesystem for OneFile {
+    fn init(&self, config: &mut InitConfig) -> Result<()> {
+        // This server cannot read for the kernel, so without iomap it is of no use.
+        if !config.request_iomap() {
+            eprintln!("the kernel does not offer iomap (fuse.enable_iomap=1? CAP_SYS_RAWIO?)");
+            return Err(Errno::PROTONOSUPPORT);
+        }
+        config.refuse(init::DO_READDIRPLUS);
+        Ok(())
+    }
+
+    fn ready(&self, connection: &Arc<Connection>) -> io::Result<()> {
+        let id = connection.backing_open(&self.device, BackingType::Iomap)?;
+        // `ready` runs once, so the cell is empty.
+        let _ = self.backing.set(id);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
+        if parent == wire::ROOT_ID && name == NAME {
+            Ok(Entry::new(FILE, self.attr(FILE)?))
+        } else {
+            Err(Errno::NOENT)
+        }
+    }
+
+    fn getattr(&self, _: &Request, nodeid: u64, _: &GetattrIn) -> Result<AttrReply> {
+        Ok(AttrReply::new(self.attr(nodeid)?))
+    }
+
+    fn open(&self, _: &Request, _: u64, _: &OpenIn) -> Result<Opened> {
+        Ok(Opened::default())
+    }
+
+    fn opendir(&self, _: &Request, _: u64, _: &OpenIn) -> Result<Opened> {
+        Ok(Opened::default())
+    }
+
+    fn readdir(&self, _: &Request, _: u64, args: &ReadIn, dir: &mut DirBuffer<'_>) -> Result<()> {
+        if args.offset == 0 {
+            let _ = dir.add(FILE, 1, FileKind::REGULAR, OsStr::new(NAME));
+        }
+        Ok(())
+    }
+
+    fn iomap_begin(&self, _: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
+        let backing = *self.backing.get().ok_or(Errno::IO)?;
+        if nodeid != FILE || args.pos >= self.size {
+            return Err(Errno::INVAL);
+        }
+        // The whole file is one extent, so the whole of it is the answer.
+        Ok(BeginReply::read(Mapping::mapped(backing, 0, self.size, 0)))
+    }
+}
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, device, mountpoint] = args.as_slice() else {
+        return Err(io::Error::other("usage: onefile DEVICE MOUNTPOINT"));
+    };
+    let mut file = File::open(device)?;
+    let size = file.seek(SeekFrom::End(0))? / u64::from(BLOCK) * u64::from(BLOCK);
+    let fs = OneFile {
+        device: file,
+        size,
+        backing: OnceLock::new(),
+    };
+    let options = MountOptions::new(device).subtype("onefile").read_only(true);
+    Session::mount(fs, mountpoint, &options, SessionOptions::default())?.run()
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Counting of requests, so that a test can prove what was and was not sent.
+
+use crate::wire::opcode;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Requests received per opcode, and what became of them.
+#[derive(Debug)]
+pub struct Counters {
+    received: Vec<AtomicU64>,
+    unknown: AtomicU64,
+    malformed: AtomicU64,
+    errors: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            received: opcode::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            unknown: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn count(&self, op: u32) {
+        let counter = opcode::index(op).map_or(&self.unknown, |i| &self.received[i]);
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_malformed(&self) {
+        self.malformed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests with this opcode were received.
+    pub fn get(&self, op: u32) -> u64 {
+        opcode::index(op).map_or(0, |i| self.received[i].load(Ordering::Relaxed))
+    }
+
+    /// Requests with an opcode that is not known here.
+    pub fn unknown(&self) -> u64 {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were too short or otherwise not parseable.
+    pub fn malformed(&self) -> u64 {
+        self.malformed.load(Ordering::Relaxed)
+    }
+
+    /// Replies that carried an error.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// Replies that the kernel did not take although it still waited for one.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Names and values of everything that is not zero.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        opcode::ALL
+            .iter()
+            .map(|(op, name)| (*name, self.get(*op)))
+            .chain([
+                ("unknown", self.unknown()),
+                ("malformed", self.malformed()),
+                ("errors", self.errors()),
+                ("refused", self.refused()),
+            ])
+            .filter(|(_, value)| *value != 0)
+            .collect()
+    }
+
+    /// One `NAME VALUE` per line.
+    pub fn to_text(&self) -> String {
+        self.snapshot()
+            .iter()
+            .map(|(name, value)| format!("{name} {value}\n"))
+            .collect()
+    }
+
+    /// One JSON object.
+    pub fn to_json(&self) -> String {
+        let fields: Vec<String> = self
+            .snapshot()
+            .iter()
+            .map(|(name, value)| format!("\"{name}\": {value}"))
+            .collect();
+        format!("{{{}}}\n", fields.join(", "))
+    }
+
+    /// Writes the counters to `path`, as JSON if it ends in `.json`, else as text. A reader
+    /// never sees half a file.
+    pub fn dump(&self, path: &Path) -> io::Result<()> {
+        let json = path.extension().is_some_and(|e| e == "json");
+        let content = if json { self.to_json() } else { self.to_text() };
+        let mut tmp = path.as_os_str().to_owned();
+        tmp.push(".new");
+        std::fs::write(&tmp, content)?;
+        std::fs::rename(&tmp, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_by_name() {
+        let c = Counters::default();
+        c.count(opcode::IOMAP_BEGIN);
+        c.count(opcode::IOMAP_BEGIN);
+        c.count(opcode::READ);
+        c.count(12345);
+        assert_eq!(c.get(opcode::IOMAP_BEGIN), 2);
+        assert_eq!(c.to_text(), "READ 1\nIOMAP_BEGIN 2\nunknown 1\n");
+        assert_eq!(
+            c.to_json(),
+            "{\"READ\": 1, \"IOMAP_BEGIN\": 2, \"unknown\": 1}\n"
+        );
+    }
+}

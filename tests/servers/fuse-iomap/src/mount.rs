@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Mounting and unmounting.
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::CString;
+use std::fmt::Write;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How a filesystem is mounted.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// What /proc/mounts shows as the source; for [`MountOptions::block_device`] the device.
+    pub source: PathBuf,
+    /// Shown after `fuse.` as the type.
+    pub subtype: Option<String>,
+    /// Mount as `fuseblk` on the block device `source`, with this block size.
+    pub block_device: Option<u32>,
+    /// Mount read-only.
+    pub read_only: bool,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Let the kernel check permissions by the inodes' modes.
+    pub default_permissions: bool,
+    /// Largest READ; `None` for no limit but the one in INIT.
+    pub max_read: Option<u32>,
+    /// Honour set-user-id bits.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+}
+
+impl MountOptions {
+    /// For everybody, with permissions checked by the kernel, as a filesystem on a disk wants it.
+    pub fn new(source: impl Into<PathBuf>) -> Self {
+        Self {
+            source: source.into(),
+            subtype: None,
+            block_device: None,
+            read_only: false,
+            allow_other: true,
+            default_permissions: true,
+            max_read: None,
+            suid: false,
+            dev: false,
+        }
+    }
+
+    /// The same with a subtype.
+    #[must_use]
+    pub fn subtype(mut self, subtype: impl Into<String>) -> Self {
+        self.subtype = Some(subtype.into());
+        self
+    }
+
+    /// The same, read-only or not.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
+        self
+    }
+
+    fn filesystem_type(&self) -> String {
+        let base = if self.block_device.is_some() {
+            "fuseblk"
+        } else {
+            "fuse"
+        };
+        match &self.subtype {
+            Some(subtype) => format!("{base}.{subtype}"),
+            None => base.to_owned(),
+        }
+    }
+
+    fn data(&self, fd: i32) -> String {
+        let mut data = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
+        if self.default_permissions {
+            data.push_str(",default_permissions");
+        }
+        if self.allow_other {
+            data.push_str(",allow_other");
+        }
+        // Writing to a String cannot fail.
+        if let Some(max_read) = self.max_read {
+            let _ = write!(data, ",max_read={max_read}");
+        }
+        if let Some(size) = self.block_device {
+            let _ = write!(data, ",blksize={size}");
+        }
+        data
+    }
+
+    fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, self.read_only);
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags
+    }
+}
+
+/// Opens the FUSE device.
+pub(crate) fn open_device() -> io::Result<OwnedFd> {
+    rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        let e = io::Error::from(e);
+        io::Error::new(e.kind(), format!("cannot open /dev/fuse: {e}"))
+    })
+}
+
+/// Mounts with an open FUSE device.
+pub(crate) fn mount(dev: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
+    let data = CString::new(options.data(dev.as_raw_fd()))?;
+    rustix::mount::mount(
+        &options.source,
+        mountpoint,
+        options.filesystem_type(),
+        options.flags(),
+        Some(data.as_c_str()),
+    )
+    .map_err(|e| {
+        let e = io::Error::from(e);
+        let at = mountpoint.display();
+        io::Error::new(e.kind(), format!("cannot mount on {at}: {e}"))
+    })
+}
+
+/// Takes the mount out of the tree; it ends when its last user is gone.
+pub(crate) fn detach(mountpoint: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_become_mount_data() {
+        let mut o = MountOptions::new("lab").subtype("lab");
+        o.max_read = Some(131072);
+        assert_eq!(o.filesystem_type(), "fuse.lab");
+        assert_eq!(
+            o.data(5),
+            "fd=5,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072"
+        );
+        o.block_device = Some(4096);
+        assert_eq!(o.filesystem_type(), "fuseblk.lab");
+        assert!(o.data(5).ends_with(",blksize=4096"));
+        assert!(o.flags().contains(MountFlags::NODEV));
+    }
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! A mount and the threads that serve it.
+
+use crate::connection::Connection;
+use crate::dispatch::Dispatcher;
+use crate::fs::Filesystem;
+use crate::hook::{ReplyAction, ReplyHook};
+use crate::ioctl;
+use crate::mount::{self, MountOptions};
+use crate::request::{self, Request};
+use crate::wire::{self, InHeader, InterruptIn, OutHeader, WriteIn, opcode};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use std::io;
+use std::num::NonZero;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use zerocopy::FromBytes;
+
+/// How a session is run.
+#[derive(Clone)]
+pub struct SessionOptions {
+    /// Worker threads.
+    pub threads: usize,
+    /// Largest READ and WRITE in bytes.
+    pub max_io: u32,
+    /// Give every worker a queue of its own on the connection.
+    pub clone_fd: bool,
+    /// Keep the workers out of filesystem reclaim (see [`Connection::set_nofs`]). Ignored by
+    /// kernels and mounts without iomap.
+    pub nofs: bool,
+    /// On SIGTERM, SIGINT and SIGHUP unmount, on SIGUSR1 write the counters out.
+    pub handle_signals: bool,
+    /// Where counters are written on SIGUSR1 and at the end.
+    pub counters_file: Option<PathBuf>,
+    /// Sees every reply before it is sent.
+    pub hook: Option<Arc<dyn ReplyHook>>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        let cpus = thread::available_parallelism().map_or(2, NonZero::get);
+        Self {
+            threads: cpus.clamp(2, 16),
+            max_io: 1 << 20,
+            clone_fd: false,
+            nofs: true,
+            handle_signals: true,
+            counters_file: None,
+            hook: None,
+        }
+    }
+}
+
+/// A mounted filesystem that is yet to be served by [`Session::run`].
+pub struct Session<F: Filesystem> {
+    shared: Arc<Shared<F>>,
+}
+
+struct Shared<F> {
+    fs: F,
+    connection: Arc<Connection>,
+    mountpoint: Option<PathBuf>,
+    options: SessionOptions,
+}
+
+impl<F: Filesystem> Session<F> {
+    /// Mounts `fs` on `mountpoint`. Nothing there answers before [`Session::run`].
+    pub fn mount(
+        fs: F,
+        mountpoint: impl AsRef<Path>,
+        mount_options: &MountOptions,
+        options: SessionOptions,
+    ) -> io::Result<Self> {
+        let dev = mount::open_device()?;
+        // A relative path would lead elsewhere once the server changes its directory.
+        let mountpoint = mountpoint.as_ref().canonicalize()?;
+        mount::mount(&dev, &mountpoint, mount_options)?;
+        Ok(Self::new(fs, dev, Some(mountpoint), options))
+    }
+
+    /// Serves a connection that somebody else has mounted or will mount.
+    pub fn from_device(fs: F, dev: OwnedFd, options: SessionOptions) -> Self {
+        Self::new(fs, dev, None, options)
+    }
+
+    fn new(fs: F, dev: OwnedFd, mountpoint: Option<PathBuf>, options: SessionOptions) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                fs,
+                connection: Arc::new(Connection::new(dev)),
+                mountpoint,
+                options,
+            }),
+        }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.shared.connection
+    }
+
+    /// Serves until the filesystem is unmounted, or the connection ends otherwise.
+    pub fn run(self) -> io::Result<()> {
+        let shared = self.shared;
+        let signals = shared.options.handle_signals;
+        let handle = if signals {
+            Some(shared.clone().watch_signals()?)
+        } else {
+            None
+        };
+        let result = shared.clone().serve();
+        if result.is_err() {
+            shared.detach();
+        }
+        if let Some(handle) = handle {
+            handle.close();
+        }
+        let dumped = shared.dump_counters();
+        result.and(dumped)
+    }
+}
+
+impl<F: Filesystem> Shared<F> {
+    fn dump_counters(&self) -> io::Result<()> {
+        match &self.options.counters_file {
+            Some(path) => self.connection.counters().dump(path),
+            None => Ok(()),
+        }
+    }
+
+    fn detach(&self) {
+        if let Some(mountpoint) = &self.mountpoint {
+            // It may be gone already, which is what is wanted.
+            let _ = mount::detach(mountpoint);
+        }
+    }
+
+    fn watch_signals(self: Arc<Self>) -> io::Result<signal_hook::iterator::Handle> {
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let handle = signals.handle();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    if signal == SIGUSR1 {
+                        if let Err(e) = self.dump_counters() {
+                            eprintln!("cannot write the counters: {e}");
+                        }
+                    } else {
+                        self.detach();
+                    }
+                }
+            })?;
+        Ok(handle)
+    }
+
+    fn serve(self: Arc<Self>) -> io::Result<()> {
+        let mut worker = Worker::new(self.clone(), None);
+        // INIT comes first and alone, so that nobody asks before `ready` is through.
+        while self.connection.negotiated().is_none() {
+            if !worker.step()? {
+                return Ok(());
+            }
+        }
+        self.fs.ready(&self.connection)?;
+        let mut threads = Vec::new();
+        for i in 1..self.options.threads.max(1) {
+            let shared = self.clone();
+            let own = self.own_queue()?;
+            let thread = thread::Builder::new()
+                .name(format!("fuse-{i}"))
+                .spawn(move || Worker::new(shared, own).run())?;
+            threads.push(thread);
+        }
+        let mut result = worker.run();
+        for thread in threads {
+            let other = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a worker thread panicked")));
+            result = result.and(other);
+        }
+        result
+    }
+
+    fn own_queue(&self) -> io::Result<Option<OwnedFd>> {
+        if !self.options.clone_fd {
+            return Ok(None);
+        }
+        let dev = mount::open_device()?;
+        ioctl::clone(dev.as_fd(), self.connection.as_fd())?;
+        Ok(Some(dev))
+    }
+}
+
+/// One thread with its buffers.
+struct Worker<F> {
+    shared: Arc<Shared<F>>,
+    own: Option<OwnedFd>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl<F: Filesystem> Worker<F> {
+    fn new(shared: Arc<Shared<F>>, own: Option<OwnedFd>) -> Self {
+        // The kernel insists on room for the largest WRITE with its headers.
+        let headers = size_of::<InHeader>() + size_of::<WriteIn>();
+        let size = (shared.options.max_io as usize + headers).max(wire::MIN_READ_BUFFER);
+        Self {
+            shared,
+            own,
+            input: vec![0; size],
+            output: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        if self.shared.options.nofs && self.shared.connection.has_iomap() {
+            // Kernels may lack it, and then there is nothing to do about it.
+            let _ = self.shared.connection.set_nofs(true);
+        }
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// Reads and answers one request; `false` when the connection is over.
+    fn step(&mut self) -> io::Result<bool> {
+        let shared = self.shared.clone();
+        let fd: BorrowedFd<'_> = match &self.own {
+            Some(own) => own.as_fd(),
+            None => shared.connection.as_fd(),
+        };
+        let len = match rustix::io::read(fd, &mut self.input[..]) {
+            Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(false),
+            Ok(len) => len,
+            // ENOENT: the request was taken back while it was being read.
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        };
+        let message = &self.input[..len];
+        let Some((req, args)) = request::split(message) else {
+            shared.connection.counters().count_malformed();
+            return Ok(true);
+        };
+        let dispatcher = Dispatcher {
+            fs: &shared.fs,
+            connection: &shared.connection,
+            max_read: shared.options.max_io as usize,
+            max_write: shared.options.max_io,
+        };
+        dispatcher.answer(&req, args, &mut self.output);
+        let payload = &message[size_of::<InHeader>()..];
+        match &shared.options.hook {
+            Some(hook) => send_hooked(&shared, hook, req, payload, &mut self.output),
+            None if self.output.is_empty() => {}
+            None => send(&shared.connection, &req, &self.output, None),
+        }
+        Ok(true)
+    }
+}
+
+fn send_hooked<F: Filesystem>(
+    shared: &Arc<Shared<F>>,
+    hook: &Arc<dyn ReplyHook>,
+    req: Request,
+    payload: &[u8],
+    output: &mut Vec<u8>,
+) {
+    if req.opcode() == opcode::INTERRUPT {
+        if let Ok((interrupt, _)) = InterruptIn::read_from_prefix(payload) {
+            hook.interrupted(interrupt.unique);
+        }
+    }
+    if output.is_empty() {
+        return;
+    }
+    match hook.reply(&req, payload, output) {
+        ReplyAction::Send => send(&shared.connection, &req, output, Some(&**hook)),
+        ReplyAction::Drop => {}
+        ReplyAction::Delay(delay) => {
+            let reply = std::mem::take(output);
+            let connection = shared.connection.clone();
+            let hook = hook.clone();
+            thread::spawn(move || {
+                thread::sleep(delay);
+                send(&connection, &req, &reply, Some(&*hook));
+            });
+        }
+    }
+}
+
+fn send(connection: &Connection, req: &Request, reply: &[u8], hook: Option<&dyn ReplyHook>) {
+    debug_assert!(reply.len() >= size_of::<OutHeader>() || hook.is_some());
+    match connection.send_raw(reply) {
+        Ok(()) => {}
+        // The caller is gone, or the whole connection is: nobody waits for this any more.
+        Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::NODEV)) => {}
+        Err(e) => {
+            connection.counters().count_refused();
+            if let Some(hook) = hook {
+                hook.refused(req, &e);
+            }
+        }
+    }
+}
