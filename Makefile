@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door. Every target is a script in scripts/ that can be run alone.
+
+MAKEFLAGS += --no-print-directory
+export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS
+
+.PHONY: help run test lint kunit kernel build servers setup source sync clean
+
+help:
+	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
+	@echo
+	@echo '  make run                 build everything, boot a VM, show the demonstration'
+	@echo '  make test [ONLY=NAMES]   everything that is tested; last line "N passed, N failed"'
+	@echo '  make lint                rustfmt, clippy, checkpatch, sparse, shellcheck'
+	@echo '  make kunit               the unit tests inside the kernel, on User Mode Linux'
+	@echo '  make kernel LINUX=TREE   put the work on a branch of your own kernel tree (git)'
+	@echo '  make build               the kernel and the user-space parts, without running them'
+	@echo '  make clean               remove what was built (not the downloads)'
+	@echo
+	@echo '  LINUX=TREE               take the kernel source from a tree of Linux 7.3.x'
+	@echo '  LINUX_TARBALL=FILE       or from a tar archive or Debian package'
+	@echo '  FUSE_IOMAP_CACHE=DIR     where all is built (default ~/.cache/fuse-iomap)'
+	@echo
+	@echo 'For make run and make test be root on Debian 12 or later: packages are installed.'
+
+setup:
+	@scripts/setup
+
+source: setup
+	@scripts/get-source
+
+sync: source
+	@scripts/sync-tree
+
+build: sync servers
+	@scripts/build-kernel x86
+
+servers: setup
+	@scripts/build-servers
+
+run: build
+	@scripts/run-demo
+
+test: sync servers
+	@scripts/test $(ONLY)
+
+lint: sync
+	@scripts/lint
+
+kunit: sync
+	@scripts/kunit
+
+kernel:
+	@scripts/kernel-branch
+
+clean:
+	@scripts/clean

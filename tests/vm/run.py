@@ -1,0 +1,390 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boot one of our kernels in QEMU on the host's root and run one command in it.
+
+    tests/vm/run.py --kernel x86 --disk data=/path/image -- COMMAND...
+
+See tests/vm/README.md for what the command finds in the guest. With --plain
+the command may print what it likes and its exit status counts; without, it
+must print one line per case ("ok - NAME", "not ok - NAME: REASON") and
+"# done" at the end.
+
+The module is also imported by scripts/test: boot() returns a Result.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CACHE = pathlib.Path(
+    os.environ.get("FUSE_IOMAP_CACHE")
+    or pathlib.Path(
+        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    )
+    / "fuse-iomap"
+)
+
+# What the kernel prints when it has found a fault in itself.
+SPLAT = re.compile(
+    r"\bBUG:|\bBUG at |WARNING:|KASAN:|UBSAN:|KFENCE:|Oops:|Kernel panic"
+    r"|general protection fault|unable to handle|invalid opcode"
+    r"|INFO: task .* blocked|INFO: rcu|rcu: INFO:|self-detected stall"
+    r"|soft lockup|hard LOCKUP|sleeping function called"
+    r"|possible (recursive|circular) locking|possible irq lock inversion"
+    r"|inconsistent lock state|suspicious RCU usage|held lock freed"
+    r"|lock held when returning|INFO: trying to register"
+    r"|DEBUG_LOCKS_WARN_ON|bad unlock balance|BUG_ON|refcount_t:"
+    r"|(list_add|list_del) corruption|scheduling while atomic"
+    r"|rust_kernel: panicked|panicked at"
+)
+
+OK = re.compile(r"^ok(?: \d+)?(?: -)? (.+)$")
+NOT_OK = re.compile(r"^not ok(?: \d+)?(?: -)? (.+?)(?:: (.*))?$")
+
+
+@dataclasses.dataclass
+class Case:
+    """One tested thing: its name, and why it failed if it did."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+
+
+@dataclasses.dataclass
+class Result:
+    """What came of one boot."""
+
+    cases: list
+    status: int | None
+    trouble: list
+    splats: list
+    output: str
+    directory: pathlib.Path
+    seconds: float
+
+    def good(self):
+        return not self.trouble and not self.splats
+
+
+def say(text):
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+
+
+def kernel_paths(kernel):
+    """The image of a kernel, and fuse.ko if FUSE is a module there."""
+    build = CACHE / "build" / kernel
+    image = build / "arch/x86/boot/bzImage"
+    if not image.exists():
+        sys.exit(f"error: {image} is missing; run scripts/build-kernel {kernel}")
+    config = (build / ".config").read_text()
+    modular = "\nCONFIG_FUSE_FS=m\n" in config
+    return image, build / "fs/fuse/fuse.ko" if modular else None
+
+
+def kvm_works(image):
+    """Does an ordinary guest really run under KVM here?
+
+    The device file proves nothing (under some hypervisors it opens and the
+    guest then never gets anywhere), so a short boot is tried, once per boot of
+    the host. With no root device the kernel panics, which ends QEMU.
+    """
+    forced = os.environ.get("FUSE_IOMAP_KVM")
+    if forced in ("0", "1"):
+        return forced == "1"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    stamp = CACHE / "stamps/kvm"
+    boot_id = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    if stamp.exists():
+        words = stamp.read_text().split()
+        if len(words) == 2 and words[0] == boot_id:
+            return words[1] == "yes"
+    log = CACHE / "logs/kvm-probe.log"
+    command = [
+        "qemu-system-x86_64", "-machine", "q35,accel=kvm", "-cpu", "host",
+        "-m", "512M", "-nodefaults", "-display", "none", "-no-reboot",
+        "-serial", f"file:{log}", "-kernel", str(image),
+        "-append", "console=ttyS0 panic=-1 root=/dev/none rootwait=1",
+    ]  # fmt: skip
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
+    try:
+        subprocess.run(
+            command, timeout=20, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        pass
+    works = "Kernel panic" in log.read_text(errors="replace")
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(f"{boot_id} {'yes' if works else 'no'}\n")
+    if not works:
+        say("/dev/kvm exists, but a test guest did not boot with it: emulation is used")
+    return works
+
+
+def parse_size(text):
+    unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(text[:-1]) * unit[text[-1]]
+
+
+def disk_arguments(disks, directory):
+    """QEMU's arguments for the disks.
+
+    A disk is "NAME=PATH[,ro][,snap][,bs=N]" or "NAME=SIZE[,bs=N]" (an empty
+    scratch disk of for example 512M). With snap the guest's writes are thrown
+    away; bs is the logical block size.
+    """
+    arguments = []
+    for number, disk in enumerate(disks):
+        name, _, rest = disk.partition("=")
+        path, *options = rest.split(",")
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,19}", name):
+            sys.exit(f"error: disk name '{name}': small letters and digits, at most 20")
+        if re.fullmatch(r"\d+[KMG]", path):
+            scratch = directory / f"disk-{name}"
+            with open(scratch, "wb") as file:
+                file.truncate(parse_size(path))
+            path = str(scratch)
+        if not os.path.exists(path):
+            sys.exit(f"error: disk {name}: {path} does not exist")
+        drive = f"if=none,id=drive{number},format=raw,cache=unsafe,discard=unmap,file={path}"
+        device = f"virtio-blk-pci,drive=drive{number},serial={name}"
+        for option in options:
+            if option == "ro":
+                drive += ",readonly=on"
+            elif option == "snap":
+                drive += ",snapshot=on"
+            elif option.startswith("bs="):
+                size = option[3:]
+                device += f",logical_block_size={size},physical_block_size={size}"
+            else:
+                sys.exit(f"error: disk {name}: unknown option '{option}'")
+        arguments += ["-drive", drive, "-device", device]
+    return arguments
+
+
+def find_splats(*logs):
+    """The lines in kernel logs that say that something is wrong."""
+    seen = {}
+    for log in logs:
+        if not log.exists():
+            continue
+        for line in log.read_text(errors="replace").splitlines():
+            if SPLAT.search(line):
+                # The same line is in both logs, in one after a time stamp.
+                seen.setdefault(re.sub(r"^(<\d+>)?\[[ 0-9.]+\] ?(\[[^]]*\] ?)?", "", line), line)
+    return list(seen.values())
+
+
+def parse_output(text):
+    """Cases in the guest program's output, and whether it came to its end."""
+    cases = []
+    finished = False
+    for line in text.splitlines():
+        line = line.rstrip()
+        if match := OK.match(line):
+            cases.append(Case(match[1], True))
+        elif match := NOT_OK.match(line):
+            cases.append(Case(match[1], False, match[2] or "no reason given"))
+        if line:
+            finished = line == "# done"
+    return cases, finished
+
+
+def boot(
+    kernel, command, name=None, disks=(), timeout=600, memory="2G", cpus=2,
+    append="", plain=False, load_fuse=True, env=None, allow=(), echo=False,
+    icount=False,
+):  # fmt: skip
+    """Boot a kernel, run a shell command in it, return a Result."""
+    image, module = kernel_paths(kernel)
+    name = name or kernel
+    directory = CACHE / "vm" / name
+    if directory.exists():
+        shutil.rmtree(directory)
+    out = directory / "out"
+    out.mkdir(parents=True)
+    console = directory / "console.log"
+    stdout = directory / "stdout.txt"
+    stdout.write_text("")
+
+    variables = {
+        "FI_BIN": str(CACHE / "cargo-target/release"),
+        "FI_ROOT": str(ROOT),
+        "FI_CACHE": str(CACHE),
+        "FI_CWD": str(ROOT),
+        "FI_KERNEL": kernel,
+        "FI_FUSE_KO": str(module or ""),
+        "FI_LOAD_FUSE": "1" if load_fuse else "0",
+        "RUST_BACKTRACE": "1",
+    }
+    accel = "kvm" if kvm_works(image) and not icount else "tcg"
+    variables["FI_ACCEL"] = accel
+    variables.update(env or {})
+    (out / "env.sh").write_text(
+        "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
+    )
+    (out / "command.sh").write_text(command + "\n")
+
+    words = [
+        "console=ttyS0", "root=fi_root", "rootfstype=9p",
+        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose,access=any",
+        "ro", f"init={ROOT}/tests/vm/init", "panic=-1", "oops=panic",
+        "mitigations=off", "no_timer_check", "tsc=reliable", "nokaslr", "random.trust_cpu=on",
+    ]  # fmt: skip
+    if module is None:
+        words.append("fuse.enable_iomap=1")
+    words += append.split()
+    if accel == "kvm":
+        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"]
+    elif icount:
+        # The guest's clock then counts instructions, so that CPU time is
+        # repeatable; that needs a single emulation thread.
+        machine = [
+            "-machine", "q35", "-accel", "tcg,thread=single",
+            "-icount", "shift=0,sleep=off", "-cpu", "max,erms=off,fsrm=off,la57=off",
+        ]  # fmt: skip
+    else:
+        # Emulated "rep movsb" copies byte by byte, so the guest must not think
+        # that it is fast.
+        machine = [
+            "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+            "-cpu", "max,erms=off,fsrm=off,la57=off",
+        ]  # fmt: skip
+    qemu = [
+        "qemu-system-x86_64", *machine, "-m", memory, "-smp", str(cpus),
+        "-nodefaults", "-display", "none", "-no-reboot",
+        "-serial", f"file:{console}",
+        "-kernel", str(image), "-append", " ".join(words),
+        "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+        "-device", "virtio-9p-pci,fsdev=root,mount_tag=fi_root",
+        "-fsdev", f"local,id=out,path={out},security_model=none",
+        "-device", "virtio-9p-pci,fsdev=out,mount_tag=fi_out",
+        "-device", "virtio-rng-pci",
+        "-device", "virtio-serial-pci",
+        "-chardev", f"file,id=stdout,path={stdout}",
+        "-device", "virtserialport,chardev=stdout,name=fi.stdout",
+        *disk_arguments(disks, directory),
+    ]  # fmt: skip
+    (directory / "qemu.txt").write_text(shlex.join(qemu) + "\n")
+
+    trouble = []
+    start = time.monotonic()
+    with open(directory / "qemu.log", "wb") as log:
+        process = subprocess.Popen(
+            qemu, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    shown = 0
+
+    def show():
+        nonlocal shown
+        with open(stdout, "rb") as file:
+            file.seek(shown)
+            data = file.read()
+        shown += len(data)
+        if echo and data:
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+
+    try:
+        while process.poll() is None:
+            show()
+            if time.monotonic() - start > timeout:
+                trouble.append(f"the guest did not finish within {timeout} s")
+                break
+            time.sleep(0.1)
+    finally:
+        # Also on an interrupt: no guest is left behind.
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    show()
+
+    output = stdout.read_text(errors="replace")
+    status = None
+    status_file = out / "status"
+    if status_file.exists():
+        status = int(status_file.read_text().strip() or -1)
+    elif not trouble:
+        trouble.append(
+            "the guest died: "
+            + ("QEMU failed" if process.returncode else "it powered off before its program ended")
+        )
+    cases, finished = parse_output(output)
+    if plain:
+        cases = []
+        if status not in (0, None):
+            trouble.append(f"the guest's program ended with status {status}")
+    elif status is not None:
+        if not finished:
+            trouble.append(f"the guest's program ended (status {status}) without '# done'")
+        elif status != 0 and all(case.ok for case in cases):
+            trouble.append(f"the guest's program ended with status {status}, yet no case failed")
+    splats = [
+        line for line in find_splats(console, out / "dmesg.txt")
+        if not any(re.search(pattern, line) for pattern in allow)
+    ]  # fmt: skip
+    for scratch in directory.glob("disk-*"):
+        scratch.unlink()
+    return Result(
+        cases, status, trouble, splats, output, directory, time.monotonic() - start
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernel", default="x86", help="x86 (default) or x86-debug")
+    parser.add_argument("--name", help="name of the run directory in $CACHE/vm (default: the kernel's)")
+    parser.add_argument("--disk", action="append", default=[], metavar="NAME=PATH[,ro][,snap][,bs=N]",
+                        help="attach a disk; PATH may be a size such as 512M for an empty one")  # fmt: skip
+    parser.add_argument("--timeout", type=float, default=600, help="seconds, default 600")
+    parser.add_argument("--memory", default="2G")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--append", default="", help="more kernel parameters")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--plain", action="store_true", help="no case lines are expected")
+    parser.add_argument("--no-fuse", action="store_true", help="do not load fuse.ko")
+    parser.add_argument("--icount", action="store_true", help="the guest's clock counts instructions")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    # So that "finally" runs and QEMU ends with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+
+    command = options.command[0] if len(options.command) == 1 else shlex.join(options.command)
+    result = boot(
+        options.kernel, command, name=options.name, disks=options.disk,
+        timeout=options.timeout, memory=options.memory, cpus=options.cpus,
+        append=options.append, plain=options.plain, load_fuse=not options.no_fuse,
+        env=dict(item.split("=", 1) for item in options.env), echo=True,
+        icount=options.icount,
+    )  # fmt: skip
+    stderr = result.directory / "out/stderr.txt"
+    failed = [case for case in result.cases if not case.ok]
+    if stderr.exists() and stderr.stat().st_size and (failed or not result.good()):
+        print("---- the program's stderr, last lines:")
+        print("\n".join(stderr.read_text(errors="replace").splitlines()[-20:]))
+    for line in result.splats:
+        print(f"kernel log: {line}")
+    for line in result.trouble:
+        print(f"error: {line}")
+    print(
+        f"# {len(result.cases) - len(failed)} ok, {len(failed)} not ok, "
+        f"{result.seconds:.0f} s; console, output and qemu's command line in {result.directory}"
+    )
+    sys.exit(0 if result.good() and not failed else 1)
+
+
+if __name__ == "__main__":
+    main()
