@@ -115,3 +115,8 @@ libclang_path() {
 	find /usr/lib -maxdepth 3 -path '/usr/lib/llvm-*/lib/libclang.so*' -printf '%h\n' |
 		sort -V | tail -n 1
 }
+
+# llvm_version: the version of that libclang, for names like clang-19.
+llvm_version() {
+	libclang_path | sed 's,.*/llvm-\([0-9]*\)/.*,\1,'
+}
