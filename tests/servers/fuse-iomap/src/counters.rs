@@ -5,6 +5,7 @@ use crate::wire::opcode;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Requests received per opcode, and what became of them.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Counters {
     malformed: AtomicU64,
     errors: AtomicU64,
     refused: AtomicU64,
+    /// What the server counts itself.
+    own: Mutex<Vec<(&'static str, Arc<AtomicU64>)>>,
 }
 
 impl Default for Counters {
@@ -24,6 +27,7 @@ impl Default for Counters {
             malformed: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            own: Mutex::default(),
         }
     }
 }
@@ -71,8 +75,20 @@ impl Counters {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Names and values of everything that is not zero.
+    /// A counter of the server's own, shown with the others under `name`, even while it is zero.
+    pub fn own(&self, name: &'static str) -> Arc<AtomicU64> {
+        let counter = Arc::new(AtomicU64::new(0));
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.push((name, counter.clone()));
+        counter
+    }
+
+    /// Names and values of everything that is not zero, and of the server's own counters.
     pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = own
+            .iter()
+            .map(|(name, value)| (*name, value.load(Ordering::Relaxed)));
         opcode::ALL
             .iter()
             .map(|(op, name)| (*name, self.get(*op)))
@@ -83,6 +99,7 @@ impl Counters {
                 ("refused", self.refused()),
             ])
             .filter(|(_, value)| *value != 0)
+            .chain(own)
             .collect()
     }
 
@@ -133,5 +150,15 @@ mod tests {
             c.to_json(),
             "{\"READ\": 1, \"IOMAP_BEGIN\": 2, \"unknown\": 1}\n"
         );
+    }
+
+    #[test]
+    fn a_server_counts_too() {
+        let c = Counters::default();
+        let own = c.own("cache_hits");
+        assert_eq!(c.to_text(), "cache_hits 0\n");
+        own.fetch_add(3, Ordering::Relaxed);
+        c.count(opcode::READ);
+        assert_eq!(c.to_text(), "READ 1\ncache_hits 3\n");
     }
 }
