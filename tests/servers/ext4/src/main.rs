@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! `ext4 DEVICE MOUNTPOINT`: mounts an ext2, ext3 or ext4 volume through FUSE, with the kernel
+//! moving the data.
+#![forbid(unsafe_code)]
+
+mod options;
+mod server;
+
+use std::{
+    fs::OpenOptions,
+    io::{self, BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use ext4_volume::Volume;
+use fuse_iomap::{MountOptions, Session, SessionOptions};
+
+use crate::{options::Options, server::Server};
+
+/// What the serving process tells the one that started it.
+const READY: &str = "ready";
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args_os().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{}", options::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(why) => {
+            eprintln!("ext4: {why}; see ext4 --help");
+            return ExitCode::from(2);
+        }
+    };
+    let result = if options.foreground {
+        serve(options)
+    } else {
+        in_background()
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("ext4: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn on_path(path: &Path, what: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {what}", path.display()))
+}
+
+/// Mounts and serves until unmounted.
+fn serve(options: Options) -> io::Result<()> {
+    // The standard library opens with O_CLOEXEC.
+    let file = OpenOptions::new()
+        .read(true)
+        .open(&options.device)
+        .map_err(|err| on_path(&options.device, err))?;
+    let volume = Volume::open(file).map_err(|err| on_path(&options.device, err))?;
+    if volume.replayed() > 0 {
+        eprintln!(
+            "ext4: the journal was replayed in memory ({} blocks); the device stays as it is",
+            volume.replayed()
+        );
+    }
+
+    let mut mount = MountOptions::new(&options.device)
+        .subtype("ext4")
+        .read_only(true);
+    mount.allow_other = options.allow_other;
+    mount.default_permissions = options.default_permissions;
+    mount.suid = options.suid;
+    mount.dev = options.dev;
+    let mut session = SessionOptions {
+        counters_file: options.stats,
+        ..Default::default()
+    };
+    if let Some(threads) = options.threads {
+        session.threads = threads;
+    }
+    let tell = options.tell_ready;
+    let on_ready = move || {
+        if tell {
+            // If nobody listens any more, nobody needs to know.
+            let _ = writeln!(io::stdout(), "{READY}");
+        }
+    };
+    let server = Server::new(volume, options.iomap, Box::new(on_ready));
+    Session::mount(server, &options.mountpoint, &mount, session)?.run()
+}
+
+/// Starts this program again to serve, and returns once it does.
+fn in_background() -> io::Result<()> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(options::TELL_READY)
+        .args(std::env::args_os().skip(1))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line)?;
+    }
+    if line.trim_end() == READY {
+        return Ok(());
+    }
+    let status = child.wait()?;
+    Err(io::Error::other(format!("not mounted ({status})")))
+}

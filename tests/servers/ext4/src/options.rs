@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The command line.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
+
+use crate::server::IomapMode;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Mounts an ext2, ext3 or ext4 volume in user space. The kernel reads file data from the
+device itself, where FUSE-iomap is available; this program only says where it is.
+
+usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
+
+  --no-iomap         serve data by FUSE_READ, as other FUSE filesystems do
+  --require-iomap    fail unless the kernel offers iomap (else fall back to FUSE_READ)
+  --threads N        worker threads (default: one per CPU, at least 2)
+  --ro               mount read-only; always so for now
+  -o OPTION,...      ro, suid, dev, [no]allow_other, [no]default_permissions
+                     (default: nosuid, nodev, allow_other, default_permissions)
+  -f, --foreground   stay attached to the terminal
+  --stats FILE       write request counters there at the end and on SIGUSR1
+                     (as JSON if the name ends in .json)
+  -h, --help         this text
+";
+
+/// Given by a process that waits to hear that the mount is up.
+pub const TELL_READY: &str = "--tell-ready";
+
+/// The options.
+#[derive(Debug)]
+pub struct Options {
+    /// The device or image.
+    pub device: PathBuf,
+    /// Where to mount it.
+    pub mountpoint: PathBuf,
+    /// How data is served.
+    pub iomap: IomapMode,
+    /// Worker threads, if given.
+    pub threads: Option<usize>,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Let the kernel check permissions.
+    pub default_permissions: bool,
+    /// Honour set-user-id bits.
+    pub suid: bool,
+    /// Honour device nodes.
+    pub dev: bool,
+    /// Do not go into the background.
+    pub foreground: bool,
+    /// Say on stdout when the mount is up.
+    pub tell_ready: bool,
+    /// Where the counters go.
+    pub stats: Option<PathBuf>,
+}
+
+impl Options {
+    /// Parses the arguments; `None` means that help is wanted.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
+        let mut options = Self {
+            device: PathBuf::new(),
+            mountpoint: PathBuf::new(),
+            iomap: IomapMode::Auto,
+            threads: None,
+            allow_other: true,
+            default_permissions: true,
+            suid: false,
+            dev: false,
+            foreground: false,
+            tell_ready: false,
+            stats: None,
+        };
+        let mut paths = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let mut value = |what: &str| args.next().ok_or(format!("{what} needs a value"));
+            match arg.to_str() {
+                Some("--no-iomap") => options.iomap = IomapMode::Off,
+                Some("--require-iomap") => options.iomap = IomapMode::Require,
+                Some("--threads") => {
+                    let number = value("--threads")?;
+                    let parsed = number.to_str().and_then(|n| n.parse().ok());
+                    let threads = parsed.filter(|n| (1..=256).contains(n));
+                    options.threads =
+                        Some(threads.ok_or("--threads takes a number from 1 to 256")?);
+                }
+                Some("--ro") => {}
+                Some("-o") => options.mount_options(&value("-o")?)?,
+                Some("-f" | "--foreground") => options.foreground = true,
+                Some(TELL_READY) => {
+                    options.foreground = true;
+                    options.tell_ready = true;
+                }
+                Some("--stats") => options.stats = Some(value("--stats")?.into()),
+                Some("-h" | "--help") => return Ok(None),
+                Some(other) if other.starts_with('-') => {
+                    return Err(format!("unknown option {other}"));
+                }
+                _ => paths.push(PathBuf::from(arg)),
+            }
+        }
+        let [device, mountpoint] = paths
+            .try_into()
+            .map_err(|_| "a device and a mount point are needed".to_owned())?;
+        // The counters must land where the user meant even from another directory.
+        if let Some(stats) = &mut options.stats {
+            *stats = std::path::absolute(&*stats)
+                .map_err(|err| format!("{}: {err}", stats.display()))?;
+        }
+        options.device = device;
+        options.mountpoint = mountpoint;
+        Ok(Some(options))
+    }
+
+    fn mount_options(&mut self, list: &OsStr) -> Result<(), String> {
+        let list = list.to_str().ok_or("-o takes a list of words")?;
+        for option in list.split(',').filter(|option| !option.is_empty()) {
+            match option {
+                "ro" => {}
+                "suid" => self.suid = true,
+                "nosuid" => self.suid = false,
+                "dev" => self.dev = true,
+                "nodev" => self.dev = false,
+                "allow_other" => self.allow_other = true,
+                "noallow_other" => self.allow_other = false,
+                "default_permissions" => self.default_permissions = true,
+                "nodefault_permissions" => self.default_permissions = false,
+                "rw" => return Err("mounting for writing is not there yet".to_owned()),
+                other => return Err(format!("unknown mount option {other}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Option<Options>, String> {
+        Options::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let line =
+            "--no-iomap --threads 7 --ro -o noallow_other,dev -f --stats /s.json /dev/x /mnt";
+        let options = parse(line).unwrap().unwrap();
+        assert_eq!(options.iomap, IomapMode::Off);
+        assert_eq!(options.threads, Some(7));
+        assert!(
+            !options.allow_other && options.default_permissions && options.dev && !options.suid
+        );
+        assert!(options.foreground && !options.tell_ready);
+        assert_eq!(options.stats.as_deref(), Some("/s.json".as_ref()));
+        assert_eq!(options.device, PathBuf::from("/dev/x"));
+        assert_eq!(options.mountpoint, PathBuf::from("/mnt"));
+        assert!(parse("--help").unwrap().is_none());
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "",
+            "/dev/x",
+            "a b c",
+            "--bogus a b",
+            "--threads 0 a b",
+            "-o rw a b",
+            "-o x a b",
+            "a b --stats",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}
