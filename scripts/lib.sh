@@ -36,9 +36,17 @@ die() {
 # logged NAME COMMAND...: run COMMAND with its output in $LOGS/NAME.log. When it
 # fails, show the end of the log and say which file to read.
 logged() {
-	local name=$1 log=$LOGS/$1.log
+	local name=$1 log=$LOGS/$1.log status
 	shift
-	if "$@" >"$log" 2>&1 </dev/null; then
+	# In a condition, the shell would not stop COMMAND at its first error.
+	set +e
+	(
+		set -e
+		"$@"
+	) >"$log" 2>&1 </dev/null
+	status=$?
+	set -e
+	if [ "$status" = 0 ]; then
 		return 0
 	fi
 	printf -- '---- last lines of %s\n' "$log" >&2
