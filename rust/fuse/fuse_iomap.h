@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * FUSE file I/O through iomap: what the C side of FUSE and the Rust side in
+ * fs/fuse/iomap/ know of each other.
+ *
+ * With CONFIG_FUSE_IOMAP=n every call is behind a condition that is false at
+ * compile time, fuse_inode_has_iomap() or fuse_conn_has_iomap(), and needs no
+ * stub.
+ */
+#ifndef _FS_FUSE_IOMAP_H
+#define _FS_FUSE_IOMAP_H
+
+#include <linux/atomic.h>
+#include <linux/build_bug.h>
+#include <linux/fs.h>
+#include <linux/spinlock_types.h>
+#include <linux/types.h>
+
+struct fiemap_extent_info;
+struct fuse_attr;
+struct fuse_iomap_io;
+
+/* Devices that one connection may register */
+#define FUSE_IOMAP_MAX_DEVICES	1024
+
+/*
+ * Storage of the Rust type State (inode.rs), which has its size and alignment
+ * asserted against this.  It shares a union of struct fuse_inode with the
+ * state of the other I/O modes and must not be the largest member.
+ */
+struct fuse_iomap_inode {
+	u64 opaque[8];
+};
+
+/* What is kept for a connection, whether or not iomap is on */
+struct fuse_iomap_conn {
+	/* The server answered FUSE_IOMAP_END with ENOSYS */
+	atomic_t no_end;
+	/* A FUSE_ATTR_IOMAP that came too late was reported */
+	atomic_t warned;
+	/* Registered devices, under fuse_conn.lock */
+	unsigned int nr_devices;
+};
+
+/* Why a mapping was refused; names and numbers are those of rule.rs */
+#define FUSE_IOMAP_NR_RULES	20
+
+/* fs/fuse/iomap/hooks.rs */
+extern const struct address_space_operations fuse_iomap_aops;
+
+void fuse_iomap_init_inode(struct inode *inode, const struct fuse_attr *attr);
+void fuse_iomap_evict_inode(struct inode *inode);
+void fuse_iomap_check_attr(struct inode *inode, const struct fuse_attr *attr);
+int fuse_iomap_file_open(struct inode *inode, struct file *file);
+loff_t fuse_iomap_file_llseek(struct file *file, loff_t offset, int whence);
+int fuse_iomap_fiemap(struct inode *inode, struct fiemap_extent_info *fieinfo,
+		      u64 start, u64 len);
+
+/* fs/fuse/iomap/report.c */
+void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,
+				const char *name,
+				const struct fuse_iomap_io *map);
+
+#endif /* _FS_FUSE_IOMAP_H */

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The iomap state of an inode.
+//!
+//! It lives in the union of `struct fuse_inode`, from the inode's instantiation until its eviction.
+#![deny(unsafe_code)]
+
+use crate::devices::DeviceSet;
+use core::mem::{align_of, size_of};
+use kernel::{bindings, prelude::*};
+
+/// What is kept for an inode whose file I/O goes through iomap.
+#[pin_data]
+pub(crate) struct State {
+    /// The devices that it has mappings to.
+    pub(crate) devices: DeviceSet,
+}
+
+// The C side reserves the room, see fuse_iomap.h.
+const _: () = assert!(size_of::<State>() <= size_of::<bindings::fuse_iomap_inode>());
+const _: () = assert!(align_of::<State>() <= align_of::<bindings::fuse_iomap_inode>());
+
+impl State {
+    /// Initialises the state of a new inode.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            devices: DeviceSet::new(),
+        })
+    }
+}
+
+/// Whether the attributes with which a server instantiates an inode ask for iomap.
+///
+/// A server may only have its data moved by the kernel where nobody else changes it, and only
+/// regular files have data on a device.
+pub(crate) fn wants_iomap(attr: &bindings::fuse_attr) -> bool {
+    const BOTH: u32 = bindings::FUSE_ATTR_EXCLUSIVE | bindings::FUSE_ATTR_IOMAP;
+
+    attr.mode & bindings::S_IFMT == bindings::S_IFREG && attr.flags & BOTH == BOTH
+}
+
+/// The block size that a server states for an inode, or that of the page cache if it does not.
+pub(crate) fn block_size(attr: &bindings::fuse_attr) -> u32 {
+    match attr.blksize {
+        0 => kernel::page::PAGE_SIZE as u32,
+        bytes => bytes,
+    }
+}

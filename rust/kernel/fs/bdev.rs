@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Open block devices, as filesystems see them.
+//!
+//! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
+
+use crate::{bindings, types::Opaque};
+
+/// A block device that is open (`struct block_device`).
+///
+/// Only ever seen by reference.  Whoever hands out the reference keeps the device open for as
+/// long as it lives.
+///
+/// # Invariants
+///
+/// The device is open, so its disk and its request queue exist.
+#[repr(transparent)]
+pub struct BlockDevice(Opaque<bindings::block_device>);
+
+// SAFETY: What this type offers of a `struct block_device` may be read from any context while the
+// device is open, which the type invariant says it is.
+unsafe impl Sync for BlockDevice {}
+
+impl BlockDevice {
+    /// Creates a reference from a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to a block device that stays open for `'a`.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *mut bindings::block_device) -> &'a Self {
+        // SAFETY: The caller promises that the pointer is valid for `'a`, and the type is a
+        // transparent wrapper.
+        // INVARIANT: The caller promises that the device is open.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns the pointer that the C side uses.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::block_device {
+        self.0.get()
+    }
+
+    /// The size of the device, in bytes.
+    ///
+    /// Any context.  It can change while the device is open.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        // SAFETY: By the type invariant the device is open.
+        let bytes = unsafe { bindings::bdev_nr_bytes(self.as_ptr()) };
+
+        u64::try_from(bytes).unwrap_or(0)
+    }
+
+    /// The smallest unit that the device can address, in bytes: a power of two, at least 512.
+    ///
+    /// Any context.
+    #[inline]
+    pub fn logical_block_size(&self) -> u32 {
+        // SAFETY: By the type invariant the device is open.
+        unsafe { bindings::bdev_logical_block_size(self.as_ptr()) }
+    }
+}

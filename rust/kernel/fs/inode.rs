@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Inodes, as far as a filesystem's file I/O needs them.
+//!
+//! C headers: [`include/linux/fs.h`](srctree/include/linux/fs.h) and
+//! [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h)
+
+use crate::{
+    bindings,
+    error::{code::EINVAL, Result},
+    fs::file::Offset,
+    types::{NotThreadSafe, Opaque},
+};
+
+/// An inode in core (`struct inode`).
+///
+/// Only ever seen by reference; the VFS owns it.
+///
+/// # Invariants
+///
+/// The inode is alive: it is referenced, or being instantiated (`I_NEW`) or evicted by the caller.
+/// Its superblock lives at least as long.
+#[repr(transparent)]
+pub struct Inode(Opaque<bindings::inode>);
+
+// SAFETY: The methods of `Inode` only do what C code may do with a live inode from any thread.
+unsafe impl Sync for Inode {}
+
+impl Inode {
+    /// Creates a reference from a pointer.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must point to an inode that is alive, as the type invariant has it, for `'a`.
+    #[inline]
+    pub unsafe fn from_raw<'a>(ptr: *const bindings::inode) -> &'a Self {
+        // SAFETY: The caller promises that the pointer is valid for `'a`, and the type is a
+        // transparent wrapper.
+        // INVARIANT: By the same promise.
+        unsafe { &*ptr.cast() }
+    }
+
+    /// Returns the pointer that the C side uses.
+    #[inline]
+    pub fn as_ptr(&self) -> *mut bindings::inode {
+        self.0.get()
+    }
+
+    /// The inode number.
+    #[inline]
+    pub fn ino(&self) -> u64 {
+        // SAFETY: By the type invariant the inode is alive, and its number was set before it could
+        // be seen.
+        unsafe { (*self.as_ptr()).i_ino }
+    }
+
+    /// The size of the file, in bytes.
+    ///
+    /// Any context.  Without a lock it may be old by the time it is used.
+    #[inline]
+    pub fn size(&self) -> Offset {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe { bindings::i_size_read(self.as_ptr()) }
+    }
+
+    /// The size of a block of the file, in bytes: a power of two.
+    #[inline]
+    pub fn block_size(&self) -> u32 {
+        // SAFETY: By the type invariant the inode is alive.  `i_blkbits` is written while the
+        // inode is new only, see `Inode::set_block_size`.
+        let bits = unsafe { (*self.as_ptr()).i_blkbits };
+
+        1u32.checked_shl(u32::from(bits)).unwrap_or(0)
+    }
+
+    /// The largest size that a file of this filesystem can have, in bytes.
+    #[inline]
+    pub fn max_bytes(&self) -> Offset {
+        // SAFETY: By the type invariant the inode and its superblock are alive.
+        unsafe { (*(*self.as_ptr()).i_sb).s_maxbytes }
+    }
+
+    /// Sets the block size of a new inode, and the folio sizes of its page cache to match.
+    ///
+    /// A folio holds at least a block.  Larger folios are allowed where the page cache has them.
+    ///
+    /// Fails with `EINVAL` if `bytes` is not a power of two from 512 to the size of the largest
+    /// folio that the page cache supports.
+    ///
+    /// # Safety
+    ///
+    /// The inode must be new (`I_NEW`) and this its only user.
+    pub unsafe fn set_block_size(&self, bytes: u32) -> Result {
+        // SAFETY: There are no requirements.
+        let max_folio = unsafe { bindings::mapping_max_folio_size_supported() };
+
+        let fits = usize::try_from(bytes).is_ok_and(|bytes| bytes <= max_folio);
+        if !bytes.is_power_of_two() || bytes < 512 || !fits {
+            return Err(EINVAL);
+        }
+
+        let bits = bytes.ilog2();
+        let inode = self.as_ptr();
+
+        // SAFETY: The caller promises that nobody else uses the inode, so that the page cache is
+        // empty and both may be written. `bits` is below 32.
+        unsafe {
+            (*inode).i_blkbits = bits as u8;
+            bindings::mapping_set_folio_min_order(
+                (*inode).i_mapping,
+                bits.saturating_sub(bindings::PAGE_SHIFT),
+            );
+        }
+
+        Ok(())
+    }
+
+    /// Takes `i_rwsem` shared: file data and size stay as they are until the guard is dropped.
+    ///
+    /// May sleep.
+    pub fn lock_shared(&self) -> SharedGuard<'_> {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe { bindings::inode_lock_shared(self.as_ptr()) };
+
+        SharedGuard {
+            inode: self,
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+/// Holds `i_rwsem` of an inode shared.
+///
+/// A function that needs the lock takes the guard by reference.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct SharedGuard<'a> {
+    inode: &'a Inode,
+    // The task that took a read-write semaphore has to release it.
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> SharedGuard<'a> {
+    /// The inode that is locked.
+    #[inline]
+    pub fn inode(&self) -> &'a Inode {
+        self.inode
+    }
+}
+
+impl Drop for SharedGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The guard exists, so the lock was taken by this task and not released yet.
+        unsafe { bindings::inode_unlock_shared(self.inode.as_ptr()) };
+    }
+}

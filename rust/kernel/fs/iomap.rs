@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! File I/O on block mappings: fs/iomap.
+//!
+//! A filesystem says where a range of a file lies on a block device, and fs/iomap moves the data:
+//! this module mirrors its interface, name by name and contract by contract, as far as it has a
+//! user.
+//!
+//! [`Operations`] is what a filesystem implements.  [`AddressSpaceOperations`] is the page cache's
+//! side of a file, and [`fiemap`], [`seek_hole`] and [`seek_data`] report on its mappings.
+//!
+//! # Devices
+//!
+//! fs/iomap keeps plain pointers to block devices, in mappings and in the I/O that it submits.  A
+//! [`Mapping`] therefore borrows its device from the inode: [`Operations::begin`] can return a
+//! device only if that lives as long as the inode does, and I/O in flight keeps the inode (its
+//! folios are locked or under writeback until then, and eviction waits for them).
+//!
+//! # Examples
+//!
+//! A filesystem in which each file is one piece of a device:
+//!
+//! ```
+//! use kernel::{
+//!     fs::{iomap, BlockDevice, Inode, Offset},
+//!     prelude::*, //
+//! };
+//!
+//! /// Returns the device of an inode and where on it the file starts.
+//! fn place(_inode: &Inode) -> Result<(&BlockDevice, u64)> {
+//!     // ...
+//! #   Err(ENODATA)
+//! }
+//!
+//! struct Flat;
+//!
+//! impl iomap::Operations for Flat {
+//!     fn begin<'a>(
+//!         inode: &'a Inode,
+//!         _pos: Offset,
+//!         _length: u64,
+//!         _flags: iomap::OpFlags,
+//!     ) -> Result<iomap::Mapping<'a>> {
+//!         let (device, addr) = place(inode)?;
+//!         let size = inode.size().unsigned_abs();
+//!
+//!         iomap::Mapping::new(0, size, iomap::Kind::Mapped { device, addr }).ok_or(EIO)
+//!     }
+//! }
+//!
+//! static FLAT_AOPS: iomap::AddressSpaceOperations<Flat> = iomap::AddressSpaceOperations::new();
+//! # let _ = &FLAT_AOPS;
+//! ```
+//!
+//! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
+
+use crate::{
+    bindings,
+    bits::bit_u32,
+    error::{code::EIO, code::EOPNOTSUPP, from_result, Result},
+    ffi::{c_int, c_uint, c_void},
+    fs::{bdev::BlockDevice, file::Offset, inode::Inode},
+    impl_flags, //
+};
+use core::marker::PhantomData;
+
+mod buffered;
+pub use self::buffered::AddressSpaceOperations;
+
+mod report;
+pub use self::report::{fiemap, seek_data, seek_hole};
+
+impl_flags!(
+    /// What an iteration is for: `IOMAP_WRITE` and so on.  None of them means a read.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct OpFlags(u32);
+
+    /// One of [`OpFlags`].
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum OpFlag {
+        /// Writing: blocks must be allocated.
+        Write = bindings::IOMAP_WRITE,
+        /// Zeroing: holes may be skipped.
+        Zero = bindings::IOMAP_ZERO,
+        /// Reporting the state of extents, no data is touched.
+        Report = bindings::IOMAP_REPORT,
+        /// A page fault.
+        Fault = bindings::IOMAP_FAULT,
+        /// Direct I/O.
+        Direct = bindings::IOMAP_DIRECT,
+        /// The caller must not block.
+        NoWait = bindings::IOMAP_NOWAIT,
+        /// Only overwrites of written blocks are allowed.
+        OverwriteOnly = bindings::IOMAP_OVERWRITE_ONLY,
+        /// Shared blocks are to be unshared.
+        Unshare = bindings::IOMAP_UNSHARE,
+        /// The write must not be torn.
+        Atomic = bindings::IOMAP_ATOMIC,
+        /// Folios are dropped from the page cache after use.
+        DontCache = bindings::IOMAP_DONTCACHE,
+    }
+);
+
+impl_flags!(
+    /// Properties of a mapping: `IOMAP_F_NEW` and so on.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct MapFlags(u32);
+
+    /// One of [`MapFlags`].
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum MapFlag {
+        /// Just allocated: what is not written has to be zeroed.
+        New = bindings::IOMAP_F_NEW,
+        /// Metadata needed to find the data is not on disk yet.
+        Dirty = bindings::IOMAP_F_DIRTY,
+        /// The blocks have other owners.
+        Shared = bindings::IOMAP_F_SHARED,
+        /// Made of several extents.
+        Merged = bindings::IOMAP_F_MERGED,
+        /// I/O must not be merged with that of the mapping before.
+        Boundary = bindings::IOMAP_F_BOUNDARY,
+        /// Set by fs/iomap: the operation changed the size of the file.
+        SizeChanged = bindings::IOMAP_F_SIZE_CHANGED,
+        /// Set by fs/iomap: the mapping was found to be no longer true.
+        Stale = bit_u32(15),
+    }
+);
+
+/// What a range of a file is made of: `iomap.type` with what belongs to each type.
+#[derive(Clone, Copy)]
+pub enum Kind<'a> {
+    /// No blocks; reads as zeroes.
+    Hole,
+    /// Space is reserved but has no address; reads as zeroes.
+    Delalloc,
+    /// Blocks with data, at `addr` bytes on the device.
+    Mapped {
+        /// The device.
+        device: &'a BlockDevice,
+        /// Where on the device, in bytes.
+        addr: u64,
+    },
+    /// Blocks at `addr` bytes on the device that read as zeroes.
+    Unwritten {
+        /// The device.
+        device: &'a BlockDevice,
+        /// Where on the device, in bytes.
+        addr: u64,
+    },
+    /// The data is in the inode.  Can be reported, not yet read.
+    Inline,
+}
+
+/// One mapping (`struct iomap`), as a filesystem makes it.
+///
+/// # Invariants
+///
+/// `length` is not zero, and `offset + length` is an [`Offset`].  fs/iomap warns about anything
+/// else (`iomap_iter_done`).
+pub struct Mapping<'a> {
+    offset: Offset,
+    length: u64,
+    kind: Kind<'a>,
+    flags: MapFlags,
+    private: usize,
+}
+
+impl<'a> Mapping<'a> {
+    /// Makes a mapping of `length` bytes from `offset`.
+    ///
+    /// A mapping that goes beyond the largest [`Offset`] ends there.  There is none of no length
+    /// or before the start of the file.
+    pub fn new(offset: Offset, length: u64, kind: Kind<'a>) -> Option<Self> {
+        let start = u64::try_from(offset).ok()?;
+        let end = start.saturating_add(length).min(Offset::MAX.unsigned_abs());
+        let length = end.checked_sub(start)?;
+
+        // INVARIANT: Checked here: `end` is no larger than `Offset::MAX`.
+        (length > 0).then_some(Self {
+            offset,
+            length,
+            kind,
+            flags: MapFlags::default(),
+            private: 0,
+        })
+    }
+
+    /// Adds properties.
+    #[must_use]
+    pub fn with_flags(mut self, flags: MapFlags) -> Self {
+        self.flags |= flags;
+        self
+    }
+
+    /// Adds a word for the filesystem itself, which [`Operations::end`] gets back.
+    #[must_use]
+    pub fn with_private(mut self, word: usize) -> Self {
+        self.private = word;
+        self
+    }
+
+    /// Whether the mapping has something to say about `pos`.
+    pub fn contains(&self, pos: Offset) -> bool {
+        let offset = self.offset.unsigned_abs();
+
+        u64::try_from(pos)
+            .ok()
+            .and_then(|pos| pos.checked_sub(offset))
+            .is_some_and(|distance| distance < self.length)
+    }
+
+    /// Writes the mapping where fs/iomap wants it.
+    fn fill(&self, iomap: &mut bindings::iomap) {
+        let (kind, device, addr) = match self.kind {
+            Kind::Hole => (bindings::IOMAP_HOLE, None, NULL_ADDR),
+            Kind::Delalloc => (bindings::IOMAP_DELALLOC, None, NULL_ADDR),
+            Kind::Mapped { device, addr } => (bindings::IOMAP_MAPPED, Some(device), addr),
+            Kind::Unwritten { device, addr } => (bindings::IOMAP_UNWRITTEN, Some(device), addr),
+            Kind::Inline => (bindings::IOMAP_INLINE, None, NULL_ADDR),
+        };
+
+        iomap.offset = self.offset;
+        iomap.length = self.length;
+        // CAST: The types are 0 to 4.
+        iomap.type_ = kind as u16;
+        // CAST: The flags are bits 0 to 15.
+        iomap.flags = u32::from(self.flags) as u16;
+        iomap.addr = addr;
+        iomap.bdev = device.map_or(core::ptr::null_mut(), BlockDevice::as_ptr);
+        iomap.private = self.private as *mut c_void;
+    }
+}
+
+/// `IOMAP_NULL_ADDR`: there is no address.
+const NULL_ADDR: u64 = u64::MAX;
+
+/// What is left of a mapping when fs/iomap has done with it.
+pub struct Finished<'a>(&'a bindings::iomap);
+
+impl Finished<'_> {
+    /// Start of the mapping in the file, in bytes.
+    pub fn offset(&self) -> Offset {
+        self.0.offset
+    }
+
+    /// Length of the mapping, in bytes.
+    pub fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// Where on its device the mapping is, in bytes, or all-ones.
+    pub fn addr(&self) -> u64 {
+        self.0.addr
+    }
+
+    /// `IOMAP_HOLE` and so on.
+    pub fn raw_type(&self) -> u16 {
+        self.0.type_
+    }
+
+    /// The properties, with those that fs/iomap has added.
+    pub fn flags(&self) -> MapFlags {
+        MapFlags(u32::from(self.0.flags))
+    }
+
+    /// The word given to [`Mapping::with_private`].
+    pub fn private(&self) -> usize {
+        self.0.private as usize
+    }
+}
+
+/// What a filesystem implements: `struct iomap_ops`.
+///
+/// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is mostly
+/// written in C can implement this part of it in Rust.
+pub trait Operations: Sized + 'static {
+    /// Whether there is an [`Operations::end`] to call.
+    const HAS_END: bool = false;
+
+    /// Returns the mapping at `pos`, for up to `length` bytes (it may be longer).
+    ///
+    /// It has to contain `pos`; if it does not, the operation fails with `EIO`.
+    ///
+    /// May sleep.  Called with locked folios for reads, and then with `memalloc_nofs` if it is
+    /// readahead.
+    fn begin<'a>(
+        inode: &'a Inode,
+        pos: Offset,
+        length: u64,
+        flags: OpFlags,
+    ) -> Result<Mapping<'a>>;
+
+    /// Called when a mapping has been used, for `written` of `length` bytes from `pos`.
+    ///
+    /// May sleep, like [`Operations::begin`].  An error ends the operation if nothing was done.
+    fn end(
+        _inode: &Inode,
+        _pos: Offset,
+        _length: u64,
+        _written: u64,
+        _flags: OpFlags,
+        _mapping: &Finished<'_>,
+    ) -> Result {
+        Ok(())
+    }
+}
+
+/// Holds the `struct iomap_ops` that calls `T`.
+struct OperationsVTable<T: Operations>(PhantomData<T>);
+
+impl<T: Operations> OperationsVTable<T> {
+    /// For fs/iomap.
+    const OPS: bindings::iomap_ops = bindings::iomap_ops {
+        iomap_begin: Some(Self::begin),
+        iomap_end: if T::HAS_END { Some(Self::end) } else { None },
+        iomap_next: None,
+    };
+
+    /// `iomap_ops.iomap_begin`.
+    ///
+    /// # Safety
+    ///
+    /// fs/iomap calls this: `inode` is alive until all I/O on the mapping is done, and `iomap` is
+    /// zeroed and the caller's own.
+    unsafe extern "C" fn begin(
+        inode: *mut bindings::inode,
+        pos: bindings::loff_t,
+        length: bindings::loff_t,
+        flags: c_uint,
+        iomap: *mut bindings::iomap,
+        _srcmap: *mut bindings::iomap,
+    ) -> c_int {
+        // SAFETY: The inode is alive by the safety requirements.
+        let inode = unsafe { Inode::from_raw(inode) };
+        let flags = OpFlags(flags);
+
+        from_result(|| {
+            let length = u64::try_from(length).map_err(|_| EIO)?;
+            let mapping = T::begin(inode, pos, length, flags)?;
+
+            if !mapping.contains(pos) {
+                return Err(EIO);
+            }
+            // There is no buffer with the data, without which fs/iomap would warn.
+            if matches!(mapping.kind, Kind::Inline) && !flags.contains(OpFlag::Report) {
+                return Err(EOPNOTSUPP);
+            }
+
+            // SAFETY: By the safety requirements `iomap` is valid and nobody else's.
+            mapping.fill(unsafe { &mut *iomap });
+            Ok(0)
+        })
+    }
+
+    /// `iomap_ops.iomap_end`.
+    ///
+    /// # Safety
+    ///
+    /// fs/iomap calls this: `inode` is alive, and `iomap` is what [`Self::begin`] filled, and not
+    /// changed meanwhile.
+    unsafe extern "C" fn end(
+        inode: *mut bindings::inode,
+        pos: bindings::loff_t,
+        length: bindings::loff_t,
+        written: isize,
+        flags: c_uint,
+        iomap: *mut bindings::iomap,
+    ) -> c_int {
+        // SAFETY: The inode is alive by the safety requirements.
+        let inode = unsafe { Inode::from_raw(inode) };
+        // SAFETY: By the safety requirements `iomap` is valid and not written to.
+        let iomap = unsafe { &*iomap };
+
+        from_result(|| {
+            let length = u64::try_from(length).map_err(|_| EIO)?;
+            let written = u64::try_from(written).unwrap_or(0);
+
+            T::end(inode, pos, length, written, OpFlags(flags), &Finished(iomap))?;
+            Ok(0)
+        })
+    }
+}
