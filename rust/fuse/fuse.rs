@@ -12,7 +12,11 @@ use crate::{
 use core::{mem::size_of, ptr::NonNull};
 use kernel::{
     bindings::{
-        self, fuse_iomap_begin_in, fuse_iomap_begin_out, fuse_iomap_end_in, fuse_iomap_io, //
+        self,
+        fuse_iomap_begin_in,
+        fuse_iomap_begin_out,
+        fuse_iomap_end_in,
+        fuse_iomap_io, //
     },
     ffi::{c_char, c_int, c_uint, c_ulong, c_void},
     fs::{BlockDevice, Inode},
@@ -154,19 +158,13 @@ impl<'a> IomapInode<'a> {
     pub(crate) fn send_end(self, request: &fuse_iomap_end_in) -> Result {
         // SAFETY: The connection is alive by the type invariant, and this field of it is only
         // accessed here.
-        let no_end = unsafe {
-            Atomic::from_ptr(&raw mut (*self.conn()).iomap_state.no_end.counter)
-        };
+        let no_end =
+            unsafe { Atomic::from_ptr(&raw mut (*self.conn()).iomap_state.no_end.counter) };
         if no_end.load(Relaxed) != 0 {
             return Ok(());
         }
 
-        let answer = send::<_, ()>(
-            self,
-            bindings::fuse_opcode_FUSE_IOMAP_END,
-            request,
-            None,
-        );
+        let answer = send::<_, ()>(self, bindings::fuse_opcode_FUSE_IOMAP_END, request, None);
         match answer {
             Err(error) if error == ENOSYS => {
                 no_end.store(1, Relaxed);

@@ -16,7 +16,8 @@ use kernel::{
     fs::{
         file::flags::{O_ACCMODE, O_RDONLY, O_TRUNC},
         iomap::{self, AddressSpaceOperations},
-        Inode, Offset, //
+        Inode,
+        Offset, //
     },
     prelude::*, //
 };

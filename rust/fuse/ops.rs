@@ -11,7 +11,8 @@ use kernel::{
     bindings::{self, fuse_iomap_begin_in, fuse_iomap_end_in, fuse_iomap_io},
     fs::{
         iomap::{self, Kind, MapFlag, OpFlag, OpFlags},
-        Inode, Offset, //
+        Inode,
+        Offset, //
     },
     prelude::*, //
 };

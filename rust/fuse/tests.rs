@@ -271,7 +271,12 @@ mod mapping {
 
     #[test]
     fn beyond_device() {
-        for addr in [DEVICE_BYTES - 8192 + 512, DEVICE_BYTES, 1 << 50, NO_ADDR - 511] {
+        for addr in [
+            DEVICE_BYTES - 8192 + 512,
+            DEVICE_BYTES,
+            1 << 50,
+            NO_ADDR - 511,
+        ] {
             for kind in [MAPPED, UNWRITTEN] {
                 assert!(breaks(kind, Rule::BeyondDevice, |map| map.addr = addr));
             }
@@ -295,8 +300,8 @@ mod mapping {
     #[test]
     fn read_of_a_mapping_that_contains_pos_is_not_changed() {
         for pos in [4096, 5000, 12287] {
-            let mapping = parse(&good(MAPPED), Side::Read)
-                .map(|mapping| mapping.for_read(pos, &LIMITS));
+            let mapping =
+                parse(&good(MAPPED), Side::Read).map(|mapping| mapping.for_read(pos, &LIMITS));
             assert!(matches!(mapping, Ok(Ok(mapping))
                 if mapping.offset() == Some(4096)
                     && mapping.length() == 8192
@@ -307,8 +312,8 @@ mod mapping {
     #[test]
     fn read_before_a_mapping_is_a_hole_up_to_there() {
         for (pos, start) in [(0, 0), (1, 0), (1023, 0), (1024, 1024), (4095, 3072)] {
-            let mapping = parse(&good(MAPPED), Side::Read)
-                .map(|mapping| mapping.for_read(pos, &LIMITS));
+            let mapping =
+                parse(&good(MAPPED), Side::Read).map(|mapping| mapping.for_read(pos, &LIMITS));
             assert!(matches!(mapping, Ok(Ok(mapping))
                 if mapping.offset() == Some(start)
                     && mapping.length() == 4096 - start as u64

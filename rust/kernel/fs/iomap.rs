@@ -283,12 +283,8 @@ pub trait Operations: Sized + 'static {
     ///
     /// May sleep.  Called with locked folios for reads, and then with `memalloc_nofs` if it is
     /// readahead.
-    fn begin<'a>(
-        inode: &'a Inode,
-        pos: Offset,
-        length: u64,
-        flags: OpFlags,
-    ) -> Result<Mapping<'a>>;
+    fn begin<'a>(inode: &'a Inode, pos: Offset, length: u64, flags: OpFlags)
+        -> Result<Mapping<'a>>;
 
     /// Called when a mapping has been used, for `written` of `length` bytes from `pos`.
     ///
@@ -375,7 +371,14 @@ impl<T: Operations> OperationsVTable<T> {
             let length = u64::try_from(length).map_err(|_| EIO)?;
             let written = u64::try_from(written).unwrap_or(0);
 
-            T::end(inode, pos, length, written, OpFlags(flags), &Finished(iomap))?;
+            T::end(
+                inode,
+                pos,
+                length,
+                written,
+                OpFlags(flags),
+                &Finished(iomap),
+            )?;
             Ok(0)
         })
     }
