@@ -42,7 +42,7 @@ servers: setup
 run: build
 	@scripts/run-demo
 
-test: sync servers
+test: setup
 	@scripts/test $(ONLY)
 
 lint: sync
