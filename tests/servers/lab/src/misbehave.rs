@@ -29,8 +29,8 @@ pub struct Rule {
     pub nth: Option<u64>,
     /// What is done.
     pub action: Action,
-    /// Errno that is sent afterwards if the kernel refuses the reply, so that the caller does not
-    /// wait for ever.
+    /// Errno that is sent afterwards if the kernel refuses the reply, or if the reply is for
+    /// another request, so that the caller does not wait for ever.
     #[serde(default)]
     pub then_errno: Option<i32>,
 }
@@ -314,7 +314,29 @@ impl Misbehave {
         ReplyAction::Send
     }
 
-    /// Garbles a reply to BEGIN; returns the errno to send if the kernel refuses it.
+    /// Sends a reply. If it is for another request, then the kernel refuses nothing and the caller
+    /// would wait for ever, so that one gets its error here.
+    fn answer_the_right_one(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        request: &Request,
+        reply: &[u8],
+    ) -> ReplyAction {
+        let header = OutHeader::read_from_prefix(reply);
+        if header.is_ok_and(|(h, _)| h.unique != request.unique()) {
+            let errno = state.then_errno.remove(&request.unique());
+            drop(state);
+            if let Some(connection) = self.connection.get() {
+                // That it is not taken is what is expected.
+                let _ = connection.send_raw(reply);
+            }
+            self.send_error(request.unique(), errno.unwrap_or(EIO));
+            return ReplyAction::Drop;
+        }
+        ReplyAction::Send
+    }
+
+    /// Garbles a reply to BEGIN; returns whether it did.
     fn garble(
         &self,
         armed: &mut ArmedRandom,
@@ -375,7 +397,11 @@ impl ReplyHook for Misbehave {
             if let Some(errno) = then_errno {
                 state.then_errno.insert(request.unique(), errno);
             }
-            return self.apply(state, &action, request, reply);
+            let action = self.apply(state, &action, request, reply);
+            if action == ReplyAction::Send && then_errno.is_some() {
+                return self.answer_the_right_one(guard, request, reply);
+            }
+            return action;
         }
         if request.opcode() != opcode::IOMAP_BEGIN {
             return ReplyAction::Send;
@@ -389,17 +415,7 @@ impl ReplyHook for Misbehave {
         }
         if garbled {
             state.then_errno.insert(request.unique(), EIO);
-            let answers_this =
-                OutHeader::read_from_prefix(reply).is_ok_and(|(h, _)| h.unique == request.unique());
-            if !answers_this {
-                // Nobody will refuse it, so the real caller would wait for ever.
-                drop(guard);
-                if let Some(connection) = self.connection.get() {
-                    let _ = connection.send_raw(reply);
-                }
-                self.send_error(request.unique(), EIO);
-                return ReplyAction::Drop;
-            }
+            return self.answer_the_right_one(guard, request, reply);
         }
         ReplyAction::Send
     }

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The suites.
+
+pub mod death;
+pub mod hostile;
+pub mod mixed;
+pub mod module;
+pub mod negotiation;
+pub mod passthrough;
+pub mod readonly;
+pub mod replies;
+pub mod rules;
+
+use crate::disks::Machine;
+use crate::tap::{Outcome, Tap};
+use lab::client::Lab;
+use lab::scenario::Scenario;
+use rustix::mount::{UnmountFlags, unmount};
+use std::time::Duration;
+
+/// Starts a server, as a case of its own.
+pub fn start(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Option<Lab> {
+    tap.case("the server mounts", || {
+        Lab::start(&machine.lab, scenario, &machine.mountpoint)
+    })
+}
+
+/// Unmounts, and checks that the server ended well and the kernel kept to the protocol.
+pub fn finish(tap: &mut Tap, mut lab: Lab) {
+    tap.case("the kernel keeps to the protocol", || {
+        let violations = lab.violations()?;
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(violations.join("; "))
+        }
+    });
+    tap.case("umount ends the server", || unmount_and_wait(&mut lab));
+}
+
+/// Unmounts; the server must end without an error.
+pub fn unmount_and_wait(lab: &mut Lab) -> Outcome {
+    unmount(lab.mountpoint(), UnmountFlags::empty()).map_err(|e| format!("umount: {e}"))?;
+    let status = lab.wait(Duration::from_secs(10))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the server ended with {status}"))
+    }
+}
+
+/// Unmounts what a dead server has left.
+pub fn unmount_dead(lab: &Lab) -> Outcome {
+    unmount(lab.mountpoint(), UnmountFlags::empty()).map_err(|e| format!("umount: {e}"))
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Files with iomap cannot be written yet; ordinary ones beside them can.
+
+use super::{finish, start};
+use crate::disks::{Layout, Machine, empty_scenario, file_spec};
+use crate::ensure;
+use crate::files::{fails_with, open_cold, pread, same};
+use crate::sys;
+use crate::tap::Tap;
+use lab::model::FileModel;
+use lab::scenario::{ExtentSpec, FileSpec, Scenario};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+const SIZE: u64 = 65_536;
+
+fn scenario() -> Scenario {
+    let mut s = empty_scenario(53);
+    let addr = Layout::new().take(0, SIZE, 4096);
+    let extent = ExtentSpec::mapped(0, SIZE, 0, addr);
+    s.file("iomap", FileSpec::iomap(SIZE, 4096, vec![extent]));
+    s.file("ordinary", FileSpec::ordinary(SIZE));
+    s
+}
+
+/// Runs the suite.
+pub fn run(tap: &mut Tap, machine: &Machine) {
+    let scenario = scenario();
+    let Some(lab) = start(tap, machine, &scenario) else {
+        return;
+    };
+    let path = lab.path("iomap");
+    let options = |f: &dyn Fn(&mut OpenOptions)| {
+        let mut options = OpenOptions::new();
+        f(&mut options);
+        options
+    };
+    for (what, options) in [
+        (
+            "O_WRONLY",
+            options(&|o| {
+                o.write(true);
+            }),
+        ),
+        (
+            "O_RDWR",
+            options(&|o| {
+                o.read(true).write(true);
+            }),
+        ),
+        (
+            "O_APPEND",
+            options(&|o| {
+                o.append(true);
+            }),
+        ),
+        (
+            "O_TRUNC",
+            options(&|o| {
+                o.write(true).truncate(true);
+            }),
+        ),
+        (
+            "O_RDONLY | O_TRUNC",
+            options(&|o| {
+                o.read(true).custom_flags(libc::O_TRUNC);
+            }),
+        ),
+        (
+            "O_WRONLY | O_DIRECT",
+            options(&|o| {
+                o.write(true).custom_flags(libc::O_DIRECT);
+            }),
+        ),
+        (
+            "O_CREAT | O_RDWR",
+            options(&|o| {
+                o.read(true).write(true).create(true);
+            }),
+        ),
+    ] {
+        tap.case(&format!("open for writing ({what}) is refused"), || {
+            fails_with("open", options.open(&path), &[libc::EROFS])
+        });
+    }
+    for size in [0, 1, SIZE - 1, SIZE, SIZE + 1] {
+        tap.case(&format!("truncate to {size} is refused"), || {
+            let c = std::ffi::CString::new(path.as_os_str().as_encoded_bytes());
+            let c = c.map_err(|e| e.to_string())?;
+            fails_with("truncate", sys::truncate(&c, size), &[libc::EROFS])
+        });
+    }
+    tap.case("the file is as it was", || {
+        let file = open_cold(&path)?;
+        let size = file.metadata().map_err(|e| e.to_string())?.len();
+        ensure!(size == SIZE, "size {size}");
+        let model = FileModel::new(scenario.seed, 0, file_spec(&scenario, "iomap")?)?;
+        let got = pread(&file, 0, SIZE as usize).map_err(|e| e.to_string())?;
+        same(0, &got, &model.bytes(0..SIZE))
+    });
+    tap.case("O_DIRECT reads the same or is refused", || {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path);
+        let file = match file {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+            other => other.map_err(|e| format!("open: {e}"))?,
+        };
+        let model = FileModel::new(scenario.seed, 0, file_spec(&scenario, "iomap")?)?;
+        let got = sys::read_aligned(&file, 4096, 8192).map_err(|e| format!("read: {e}"))?;
+        same(4096, &got, &model.bytes(4096..12_288))
+    });
+    tap.case("an ordinary file on the same mount is written", || {
+        let path = lab.path("ordinary");
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(|e| e.to_string())?;
+        file.write_all_at(b"written", 5000)
+            .map_err(|e| format!("write: {e}"))?;
+        sys::mmap_write(&file, 9000, b"mapped").map_err(|e| format!("mmap: {e}"))?;
+        file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+        file.set_len(10_000).map_err(|e| format!("truncate: {e}"))?;
+        drop(file);
+        let file = open_cold(&path)?;
+        let got = pread(&file, 0, SIZE as usize).map_err(|e| e.to_string())?;
+        ensure!(got.len() == 10_000, "size {}", got.len());
+        ensure!(&got[5000..5007] == b"written", "written data is not there");
+        ensure!(&got[9000..9006] == b"mapped", "mapped data is not there");
+        OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(|e| format!("O_TRUNC: {e}"))?;
+        let size = File::open(&path)
+            .and_then(|f| f.metadata())
+            .map(|m| m.len());
+        ensure!(
+            size.as_ref().is_ok_and(|s| *s == 0),
+            "after O_TRUNC: {size:?}"
+        );
+        Ok(())
+    });
+    finish(tap, lab);
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! System calls that no safe crate has. The only unsafe code of these tests.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660bu32 as libc::Ioctl;
+const FIBMAP: libc::Ioctl = 1;
+/// Header and one extent of `struct fiemap`, in words of 8 bytes.
+const FIEMAP_HEADER: usize = 4;
+const FIEMAP_EXTENT: usize = 7;
+
+/// One extent as FIEMAP reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FiemapExtent {
+    /// File offset.
+    pub logical: u64,
+    /// Device address.
+    pub physical: u64,
+    /// Length.
+    pub length: u64,
+    /// `FIEMAP_EXTENT_*`.
+    pub flags: u32,
+}
+
+/// `FIEMAP_EXTENT_*`.
+pub mod fiemap {
+    /// The last extent of the file.
+    pub const LAST: u32 = 0x1;
+    /// There is no address.
+    pub const UNKNOWN: u32 = 0x2;
+    /// Reserved, not allocated.
+    pub const DELALLOC: u32 = 0x4;
+    /// The address is no block of its own.
+    pub const NOT_ALIGNED: u32 = 0x100;
+    /// In the inode.
+    pub const DATA_INLINE: u32 = 0x200;
+    /// Never written.
+    pub const UNWRITTEN: u32 = 0x800;
+    /// Put together by the filesystem.
+    pub const MERGED: u32 = 0x1000;
+    /// Shared with another file.
+    pub const SHARED: u32 = 0x2000;
+}
+
+/// All extents in a range, asked for `batch` at a time.
+pub fn fiemap(file: &File, start: u64, length: u64, batch: u32) -> io::Result<Vec<FiemapExtent>> {
+    let end = start.saturating_add(length);
+    let mut at = start;
+    let mut extents = Vec::new();
+    while at < end {
+        let mut words = vec![0u64; FIEMAP_HEADER + FIEMAP_EXTENT * batch as usize];
+        words[0] = at;
+        words[1] = end - at;
+        words[3] = u64::from(batch);
+        // SAFETY: `words` is a `struct fiemap` with room for as many extents as it says
+        // (fm_extent_count is the low half of the fourth word), aligned and live.
+        let ret = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP, words.as_mut_ptr()) };
+        if ret != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mapped = (words[2] >> 32) as usize;
+        for e in words[FIEMAP_HEADER..]
+            .chunks_exact(FIEMAP_EXTENT)
+            .take(mapped)
+        {
+            let extent = FiemapExtent {
+                logical: e[0],
+                physical: e[1],
+                length: e[2],
+                flags: e[5] as u32,
+            };
+            let next = extent.logical.saturating_add(extent.length);
+            if next <= at {
+                return Err(io::Error::other("FIEMAP does not get on"));
+            }
+            at = next;
+            extents.push(extent);
+            if extent.flags & fiemap::LAST != 0 {
+                return Ok(extents);
+            }
+        }
+        if mapped < batch as usize {
+            break;
+        }
+    }
+    Ok(extents)
+}
+
+/// Device block of a file block, 0 if it has none.
+pub fn fibmap(file: &File, block: u32) -> io::Result<u32> {
+    let mut number = block as libc::c_int;
+    // SAFETY: FIBMAP reads and writes one int.
+    let ret = unsafe { libc::ioctl(file.as_raw_fd(), FIBMAP, &raw mut number) };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(number as u32)
+}
+
+/// Reads through a mapping of the file. The process dies of SIGBUS if that fails.
+pub fn mmap_read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let skip = (offset % 4096) as usize;
+    let mapped = skip + length;
+    // SAFETY: A fresh mapping at an address of the kernel's choice changes no other memory.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            mapped,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            (offset - skip as u64) as libc::off_t,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let mut data = vec![0; length];
+    // SAFETY: The mapping is `skip + length` bytes long and nobody else has `data`. Should the file
+    // change meanwhile, then what is copied is unknown bytes, which u8 may be.
+    unsafe {
+        let from = base.cast::<u8>().add(skip);
+        std::ptr::copy_nonoverlapping(from, data.as_mut_ptr(), length);
+        libc::munmap(base, mapped);
+    }
+    Ok(data)
+}
+
+/// Writes through a shared mapping of the file.
+pub fn mmap_write(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    let skip = (offset % 4096) as usize;
+    let mapped = skip + data.len();
+    // SAFETY: As in `mmap_read`.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            mapped,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            (offset - skip as u64) as libc::off_t,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The mapping is writable and `skip + data.len()` bytes long.
+    let synced = unsafe {
+        let to = base.cast::<u8>().add(skip);
+        std::ptr::copy_nonoverlapping(data.as_ptr(), to, data.len());
+        let synced = libc::msync(base, mapped, libc::MS_SYNC);
+        libc::munmap(base, mapped);
+        synced
+    };
+    if synced != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// truncate(2), which opens nothing.
+pub fn truncate(path: &std::ffi::CStr, size: u64) -> io::Result<()> {
+    // SAFETY: The path is a live C string.
+    let ret = unsafe { libc::truncate(path.as_ptr(), size as libc::off_t) };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Reads into memory that is aligned to a page, as direct I/O wants it.
+pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut memory = vec![0u8; length + 4096];
+    let skip = memory.as_ptr().align_offset(4096);
+    let n = file.read_at(&mut memory[skip..skip + length], offset)?;
+    Ok(memory[skip..skip + n].to_vec())
+}
