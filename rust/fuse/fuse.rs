@@ -79,7 +79,8 @@ impl<'a> IomapInode<'a> {
     pub(crate) fn new(inode: &'a Inode) -> Option<Self> {
         // SAFETY: Only FUSE's own inodes come here, they are alive, and `FUSE_I_IOMAP` does not
         // change once an inode can be found.
-        let state = unsafe { (*fuse_inode(inode)).state };
+        // Other bits of the word may; the C side reads it with a volatile read as well.
+        let state = unsafe { (&raw const (*fuse_inode(inode)).state).read_volatile() };
         let bit = 1 << bindings::FUSE_I_IOMAP;
 
         // INVARIANT: Checked here; whoever has a reference for `'a` keeps the inode.
@@ -181,12 +182,12 @@ impl<'a> IomapInode<'a> {
             bindings::fuse_iomap_report_rejected(
                 self.0.as_ptr(),
                 rule as c_uint,
-                rule.name().as_ptr().cast(),
+                rule.name().as_char_ptr(),
                 wire,
             )
         };
         // SAFETY: All are references, and the name of a rule is a C string.
-        unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_ptr().cast(), wire) };
+        unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_char_ptr(), wire) };
     }
 
     /// The mount.
