@@ -3,7 +3,7 @@
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a case comes to: nothing, or why it failed.
 pub type Outcome = Result<(), String>;
@@ -38,6 +38,7 @@ impl Tap {
     ) -> Option<T> {
         let (sender, receiver) = mpsc::channel();
         let limit = self.limit;
+        let start = Instant::now();
         let result = thread::scope(|scope| {
             scope.spawn(move || {
                 // The receiver is gone only if the process is about to exit.
@@ -53,6 +54,10 @@ impl Tap {
                 }
             }
         });
+        let took = start.elapsed();
+        if took > Duration::from_secs(2) {
+            comment(&format!("the next one took {:.1} s", took.as_secs_f32()));
+        }
         match result {
             Ok(value) => {
                 println!("ok - {}: {name}", self.suite);

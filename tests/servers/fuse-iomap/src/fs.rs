@@ -43,7 +43,6 @@ const DEFAULT_WANT: u64 = init::ASYNC_READ
     | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
     | init::MAX_PAGES
-    | init::ATOMIC_O_TRUNC
     | init::SETXATTR_EXT
     | init::INIT_EXT
     | init::DO_READDIRPLUS

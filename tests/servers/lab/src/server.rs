@@ -57,8 +57,9 @@ pub struct Lab {
     ids: OnceLock<Vec<BackingId>>,
     connection: OnceLock<Arc<Connection>>,
     violations: Mutex<Vec<String>>,
-    open_backings: Mutex<HashMap<u64, BackingId>>,
-    next_handle: AtomicU64,
+    /// Backing files in use, by node id, with the number of open files: all of an inode must
+    /// have the same one.
+    backings: Mutex<HashMap<u64, (BackingId, u64)>>,
     options: Options,
     on_ready: OnceLock<OnReady>,
 }
@@ -100,8 +101,7 @@ impl Lab {
             ids: OnceLock::new(),
             connection: OnceLock::new(),
             violations: Mutex::default(),
-            open_backings: Mutex::default(),
-            next_handle: AtomicU64::new(1),
+            backings: Mutex::default(),
             options: scenario.options.clone(),
             on_ready: OnceLock::new(),
         })
@@ -437,6 +437,11 @@ impl Filesystem for LabFs {
         let Kind::Passthrough(path) = &self.0.node(nodeid)?.kind else {
             return Ok(Opened::default());
         };
+        let mut backings = lock(&self.0.backings);
+        if let Some((id, users)) = backings.get_mut(&nodeid) {
+            *users += 1;
+            return Ok(Opened::passthrough(0, *id));
+        }
         let connection = self.0.connection.get().ok_or(Errno::IO)?;
         let file = OpenOptions::new()
             .read(true)
@@ -446,17 +451,21 @@ impl Filesystem for LabFs {
         let id = connection
             .backing_open(&file, BackingType::Passthrough)
             .map_err(|e| errno(&e))?;
-        let fh = self.0.next_handle.fetch_add(1, Ordering::Relaxed);
-        lock(&self.0.open_backings).insert(fh, id);
-        Ok(Opened::passthrough(fh, id))
+        backings.insert(nodeid, (id, 1));
+        Ok(Opened::passthrough(0, id))
     }
 
-    fn release(&self, _: &Request, nodeid: u64, args: &ReleaseIn) -> Result<()> {
-        if matches!(self.0.node(nodeid)?.kind, Kind::Passthrough(_)) {
-            let id = lock(&self.0.open_backings).remove(&args.fh);
-            if let (Some(id), Some(connection)) = (id, self.0.connection.get()) {
-                connection.backing_close(id).map_err(|e| errno(&e))?;
-            }
+    fn release(&self, _: &Request, nodeid: u64, _: &ReleaseIn) -> Result<()> {
+        let mut backings = lock(&self.0.backings);
+        let Some((id, users)) = backings.get_mut(&nodeid) else {
+            return Ok(());
+        };
+        *users -= 1;
+        if *users == 0 {
+            let id = *id;
+            backings.remove(&nodeid);
+            let connection = self.0.connection.get().ok_or(Errno::IO)?;
+            connection.backing_close(id).map_err(|e| errno(&e))?;
         }
         Ok(())
     }

@@ -109,6 +109,8 @@ fn round(machine: &Machine, scenario: &Scenario, seed: u64, how: Death) -> Outco
             let end = ended(child?)?;
             let fine = match &end {
                 Ended::Signal(signal) => *signal == libc::SIGBUS,
+                // One that came too late found the mount gone.
+                Ended::Errno(libc::ENOENT) => matches!(how, Death::Detached),
                 Ended::Errno(e) => GONE.contains(e),
                 Ended::Data(_) => true,
             };

@@ -20,7 +20,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FILES: [&str; 3] = ["file-512", "file-4k", "file-16k"];
 /// Garbled replies per seed.
 const ENOUGH: usize = 150;
-const READS: usize = 400;
+const READS: usize = 80;
 
 fn scenario() -> Scenario {
     let mut s = empty_scenario(83);
@@ -94,7 +94,7 @@ fn hostile(lab: &mut Lab, scenario: &Scenario, seed: u64, forbidden_only: bool) 
     let mut random = Random::new(seed);
     let (mut good, mut bad) = (0, 0);
     let mut garbled = Vec::new();
-    for i in 0.. {
+    for i in 1.. {
         match one(&mut random, &subjects, forbidden_only) {
             Ok(true) => good += 1,
             Ok(false) => bad += 1,
@@ -106,12 +106,12 @@ fn hostile(lab: &mut Lab, scenario: &Scenario, seed: u64, forbidden_only: bool) 
                 ));
             }
         }
-        if i % 50 == 49 {
+        if i % 20 == 0 {
             garbled = lab.garbled()?;
             if i >= READS && garbled.len() >= ENOUGH {
                 break;
             }
-            ensure!(i < 20 * READS, "only {} garbled replies", garbled.len());
+            ensure!(i < 40 * READS, "only {} garbled replies", garbled.len());
         }
     }
     comment(&format!(

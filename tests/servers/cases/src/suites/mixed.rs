@@ -231,7 +231,8 @@ fn check_seek(lab: &Lab, subject: &Subject<'_>) -> Outcome {
         found.map(|e| e.offset.max(pos)).filter(|at| *at < size)
     };
     let mut positions = vec![0, size / 2, size.saturating_sub(1)];
-    for e in &extents {
+    // Each search asks for every extent on its way, so not all of them are looked at.
+    for e in extents.iter().step_by(extents.len() / 16 + 1) {
         positions.extend([e.offset, e.offset + 1, e.offset + e.length - 1]);
     }
     for pos in positions.into_iter().filter(|pos| *pos < size) {

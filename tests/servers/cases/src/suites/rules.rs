@@ -173,9 +173,11 @@ fn reads_well(lab: &Lab, scenario: &Scenario, name: &str) -> Outcome {
 fn check_log(log: &mut Kmsg, ino: u64, rule: &str) -> Outcome {
     let lines = log.wait_for(REJECTED, 1);
     ensure!(!lines.is_empty(), "the log says nothing");
-    let want = format!("inode {ino}: BEGIN {REJECTED}: {rule}:");
+    let inode = format!("inode {ino} ");
+    let rule = format!(": BEGIN {REJECTED}: {rule}: ");
     for line in &lines {
-        ensure!(line.contains(&want), "the log says {line:?}, not {want:?}");
+        let right = line.contains(&inode) && line.contains(&rule);
+        ensure!(right, "the log says {line:?}, not {inode:?} and {rule:?}");
     }
     Ok(())
 }
