@@ -414,8 +414,10 @@ impl Volume {
         let buf = &mut buf[..want];
         if inode.is_inline() {
             let data = self.inline_data(inode)?;
-            let from = (offset as usize).min(data.len());
-            let have = &data[from..data.len().min(from + want)];
+            let from = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(data.len());
+            let have = &data[from..data.len().min(from.saturating_add(want))];
             buf[..have.len()].copy_from_slice(have);
             buf[have.len()..].fill(0);
             return Ok(want);
