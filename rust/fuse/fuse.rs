@@ -3,6 +3,7 @@
 //! The C side of FUSE: connection, requests, inodes, backing devices.
 //!
 //! Nothing else in this module calls FUSE's C code or looks into its structures.
+#![allow(unsafe_code)]
 
 use crate::{
     inode::State,

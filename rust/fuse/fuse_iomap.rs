@@ -25,6 +25,7 @@
 //! for a mapping: 1 or 2. The server must not do I/O on the file that it is asked about.
 
 #![warn(missing_docs)]
+#![deny(unsafe_code)]
 
 mod devices;
 mod fuse;

@@ -308,9 +308,43 @@ impl<T: Operations> OperationsVTable<T> {
     /// For fs/iomap.
     const OPS: bindings::iomap_ops = bindings::iomap_ops {
         iomap_begin: Some(Self::begin),
-        iomap_end: if T::HAS_END { Some(Self::end) } else { None },
+        iomap_end: Self::END,
         iomap_next: None,
     };
+
+    /// As [`Self::OPS`], where the iteration's `private` points to a `c_int` for an error.
+    ///
+    /// For `iomap_read_folio`, which does not tell why it failed.
+    const OPS_WITH_ERROR: bindings::iomap_ops = bindings::iomap_ops {
+        iomap_begin: None,
+        iomap_end: None,
+        iomap_next: Some(Self::next_with_error),
+    };
+
+    /// `iomap_ops.iomap_end`, if there is one.
+    const END: bindings::iomap_iter_end_fn = if T::HAS_END { Some(Self::end) } else { None };
+
+    /// `iomap_ops.iomap_next` that leaves an error where `private` points to.
+    ///
+    /// # Safety
+    ///
+    /// fs/iomap calls this, as [`Self::begin`] and [`Self::end`], and `private` of the iteration
+    /// points to a `c_int` of the caller.
+    unsafe extern "C" fn next_with_error(
+        iter: *const bindings::iomap_iter,
+        iomap: *mut bindings::iomap,
+        srcmap: *mut bindings::iomap,
+    ) -> c_int {
+        // SAFETY: The arguments are good by the safety requirements.
+        let ret =
+            unsafe { bindings::iomap_iter_next(iter, iomap, srcmap, Some(Self::begin), Self::END) };
+
+        if ret < 0 {
+            // SAFETY: By the safety requirements.
+            unsafe { (*iter).private.cast::<c_int>().write(ret) };
+        }
+        ret
+    }
 
     /// `iomap_ops.iomap_begin`.
     ///

@@ -43,7 +43,8 @@ impl<T: Operations> AddressSpaceOperations<T> {
         }
     }
 
-    /// `address_space_operations.read_folio`, as `iomap_bio_read_folio` does it.
+    /// `address_space_operations.read_folio`, as `iomap_bio_read_folio` does it, except that the
+    /// reader gets the filesystem's error and not always `EIO`.
     ///
     /// # Safety
     ///
@@ -57,18 +58,19 @@ impl<T: Operations> AddressSpaceOperations<T> {
             cur_folio: folio,
             ..pin_init::zeroed()
         };
+        let mut error: c_int = 0;
 
-        // SAFETY: `OPS` lives for ever, `ctx` for the call, and the folio is locked by the safety
-        // requirements. The call consumes the lock.
+        // SAFETY: `OPS_WITH_ERROR` lives for ever, `ctx` and `error` for the call, and the folio is
+        // locked by the safety requirements. The call consumes the lock.
         unsafe {
             bindings::iomap_read_folio(
-                &OperationsVTable::<T>::OPS,
+                &OperationsVTable::<T>::OPS_WITH_ERROR,
                 &raw mut ctx,
-                core::ptr::null_mut(),
+                (&raw mut error).cast(),
             )
         };
-        // Whether it worked is in the state of the folio.
-        0
+        // An error of the device comes later, through the state of the folio.
+        error
     }
 
     /// `address_space_operations.readahead`, as `iomap_bio_readahead` does it.
