@@ -89,7 +89,7 @@ pub fn reader(how: &str, path: &Path, offset: u64, length: u64) -> Result<Child,
 }
 
 /// How a reader ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Ended {
     /// With these bytes.
     Data(Vec<u8>),
@@ -97,6 +97,16 @@ pub enum Ended {
     Errno(i32),
     /// By this signal.
     Signal(i32),
+}
+
+impl std::fmt::Debug for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Data(data) => write!(f, "{} bytes read", data.len()),
+            Self::Errno(errno) => write!(f, "errno {errno}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
 }
 
 /// Waits for a reader.

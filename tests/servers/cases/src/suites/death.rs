@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Reads that race with the death of the server.
 
-use super::{finish, start, unmount_dead};
+use super::{finish, start_iomap, unmount_dead};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{Ended, cool, ended, errno, reader, same};
@@ -135,7 +135,7 @@ enum Death {
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let mut scenario = scenario();
-    let Some(lab) = start(tap, machine, &scenario) else {
+    let Some(lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     finish(tap, lab);

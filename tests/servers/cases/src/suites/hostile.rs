@@ -2,7 +2,7 @@
 //! Replies garbled at random, with printed seeds: readers see right bytes or an error, never other
 //! contents of the disks, and the kernel lives.
 
-use super::{finish, start};
+use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{cool, open_cold, pread, same};
@@ -141,7 +141,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         .unwrap_or(fresh);
     comment(&format!("fresh seed {fresh}; FI_SEED repeats it"));
     let scenario = scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     for seed in [1, 2, fresh] {

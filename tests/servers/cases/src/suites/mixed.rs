@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Honest service: all block sizes, all types of mappings, several devices, ordinary files beside.
 
-use super::{finish, start};
+use super::{finish, start_iomap};
 use crate::disks::{DISKS, Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{cool, fails_with, mmap_in_child, open_cold, pread, same};
@@ -498,7 +498,7 @@ fn check_names(lab: &Lab, scenario: &Scenario) -> Outcome {
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let scenario = scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     let subjects = match subjects(&scenario) {
@@ -577,7 +577,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
 
 fn inline(tap: &mut Tap, machine: &Machine) {
     let scenario = inline_scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     tap.case("inline data is read with READ", || {
@@ -621,7 +621,7 @@ fn change_flags(lab: &mut Lab, path: &str, flags: u32) -> Outcome {
 
 fn flags(tap: &mut Tap, machine: &Machine) {
     let scenario = flags_scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     tap.case(

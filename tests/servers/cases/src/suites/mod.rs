@@ -13,6 +13,7 @@ pub mod rules;
 
 use crate::disks::Machine;
 use crate::tap::{Outcome, Tap};
+use fuse_iomap::wire::init;
 use lab::client::Lab;
 use lab::scenario::Scenario;
 use rustix::mount::{UnmountFlags, unmount};
@@ -22,6 +23,17 @@ use std::time::Duration;
 pub fn start(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Option<Lab> {
     tap.case("the server mounts", || {
         Lab::start(&machine.lab, scenario, &machine.mountpoint)
+    })
+}
+
+/// Starts a server that needs iomap, as a case of its own.
+pub fn start_iomap(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Option<Lab> {
+    tap.case("the server mounts, with iomap", || {
+        let lab = Lab::start(&machine.lab, scenario, &machine.mountpoint)?;
+        if lab.ready().flags & init::IOMAP == 0 {
+            return Err("the kernel does not offer it".into());
+        }
+        Ok(lab)
     })
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! When iomap is offered and taken, and the registration of devices.
 
-use super::{finish, start, unmount_and_wait};
+use super::{finish, start_iomap, unmount_and_wait};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{open_cold, pread, same};
@@ -172,7 +172,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     });
 
     let scenario = scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     let regular = machine.scratch.join("regular");

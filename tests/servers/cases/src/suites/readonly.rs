@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Files with iomap cannot be written yet; ordinary ones beside them can.
 
-use super::{finish, start};
+use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{fails_with, open_cold, pread, same};
@@ -26,7 +26,7 @@ fn scenario() -> Scenario {
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let scenario = scenario();
-    let Some(lab) = start(tap, machine, &scenario) else {
+    let Some(lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     let path = lab.path("iomap");

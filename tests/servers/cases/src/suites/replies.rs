@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Replies that are no replies: of the wrong size, with impossible errors, late, or never.
 
-use super::{finish, start, unmount_dead};
+use super::{finish, start_iomap, unmount_dead};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{Ended, ended, open_cold, pread, reader, same};
@@ -133,7 +133,7 @@ fn never_answered(machine: &Machine, scenario: &Scenario) -> Outcome {
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let scenario = scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     for payload in [0, 1, 32, 63, 65, 72, 96, 128, 4096, 1 << 20] {

@@ -2,7 +2,7 @@
 //! One case for each rule that a BEGIN reply must keep: the I/O fails with EUCLEAN, the log names
 //! the rule, and the rest of the mount does not notice.
 
-use super::{finish, start};
+use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario};
 use crate::ensure;
 use crate::files::{Ended, cool, ended, fails_with, open_cold, pread, reader, same};
@@ -206,7 +206,7 @@ fn rejected(lab: &mut Lab, scenario: &Scenario, name: &str, case: &Case) -> Outc
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let scenario = scenario();
-    let Some(mut lab) = start(tap, machine, &scenario) else {
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };
     for case in CASES {
