@@ -54,38 +54,58 @@ impl Request {
 pub(crate) const MALFORMED: Errno = Errno::IO;
 
 /// The arguments of a request, eaten from the front.
-#[derive(Clone, Copy)]
-pub(crate) struct Args<'a>(&'a [u8]);
+#[derive(Debug)]
+pub(crate) struct Args<'a> {
+    rest: &'a [u8],
+    /// Something that was wanted was not there.
+    broken: bool,
+}
 
 impl<'a> Args<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        Self {
+            rest: bytes,
+            broken: false,
+        }
+    }
+
+    /// The first part, which is returned, and the rest, which stays.
+    fn eat<T>(&mut self, parts: Option<(T, &'a [u8])>) -> Result<T> {
+        match parts {
+            Some((first, rest)) => {
+                self.rest = rest;
+                Ok(first)
+            }
+            None => {
+                self.broken = true;
+                Err(MALFORMED)
+            }
+        }
     }
 
     /// The next structure.
     pub(crate) fn take<T: FromBytes>(&mut self) -> Result<T> {
-        let (value, rest) = T::read_from_prefix(self.0).map_err(|_| MALFORMED)?;
-        self.0 = rest;
-        Ok(value)
+        self.eat(T::read_from_prefix(self.rest).ok())
     }
 
     /// The next NUL-terminated name.
     pub(crate) fn name(&mut self) -> Result<&'a OsStr> {
-        let end = self.0.iter().position(|b| *b == 0).ok_or(MALFORMED)?;
-        let name = OsStr::from_bytes(&self.0[..end]);
-        self.0 = &self.0[end + 1..];
-        Ok(name)
+        let end = self.rest.iter().position(|b| *b == 0);
+        self.eat(end.map(|end| (OsStr::from_bytes(&self.rest[..end]), &self.rest[end + 1..])))
     }
 
     /// The next `len` bytes.
     pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(len).ok_or(MALFORMED)?;
-        self.0 = rest;
-        Ok(bytes)
+        self.eat(self.rest.split_at_checked(len))
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.0.len()
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Whether the request turned out to be malformed.
+    pub(crate) const fn is_broken(&self) -> bool {
+        self.broken
     }
 }
 
@@ -135,6 +155,8 @@ mod tests {
         assert_eq!(args.name(), Ok(OsStr::new("old")));
         assert_eq!(args.name(), Err(MALFORMED));
         assert_eq!(args.bytes(4), Err(MALFORMED));
+        assert!(args.is_broken());
         assert_eq!(args.bytes(3), Ok(&b"new"[..]));
+        assert!(args.is_empty());
     }
 }

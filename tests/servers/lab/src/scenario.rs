@@ -83,6 +83,8 @@ pub struct Options {
     pub prepare: bool,
     /// Worker threads.
     pub threads: usize,
+    /// Give every worker a queue of its own.
+    pub clone_fd: bool,
     /// Offer READDIRPLUS.
     pub readdirplus: bool,
     /// Seconds for which names and attributes are valid.
@@ -100,6 +102,7 @@ impl Default for Options {
             drop_sys_rawio: false,
             prepare: true,
             threads: 4,
+            clone_fd: false,
             readdirplus: true,
             valid_secs: 3600,
             maxbytes: None,
@@ -364,6 +367,16 @@ mod tests {
         assert_eq!(s.inodes.len(), 4);
         let again = Scenario::from_json(&s.to_json()).unwrap();
         assert_eq!(again.to_json(), s.to_json());
+    }
+
+    #[test]
+    fn the_scenario_for_demonstrations_is_read() {
+        let s = Scenario::from_json(include_str!("../scenarios/mixed.json")).unwrap();
+        for inode in &s.inodes {
+            if let InodeKind::File(file) = &inode.kind {
+                crate::model::FileModel::new(s.seed, 0, file).unwrap();
+            }
+        }
     }
 
     #[test]
