@@ -24,8 +24,6 @@ pub struct Extent {
 impl Extent {
     /// The last of the file.
     pub const LAST: u32 = 0x1;
-    /// The data is inside the inode.
-    pub const INLINE: u32 = 0x200;
     /// Several blocks were reported as one extent.
     pub const MERGED: u32 = 0x1000;
 }
@@ -119,6 +117,9 @@ fn get_int(file: &File, request: libc::c_ulong) -> Result<u32, Errno> {
         Ok(value as u32)
     }
 }
+
+/// The inode flag of ext4 that says that the contents are in the inode itself.
+pub const INLINE_DATA: u32 = 0x1000_0000;
 
 /// Inode flags as lsattr(1) shows them.
 pub fn inode_flags(file: &File) -> Result<u32, Errno> {
