@@ -36,7 +36,6 @@ pub fn pread(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         match file.read_at(&mut data[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(n) => done += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
     }

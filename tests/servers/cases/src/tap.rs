@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Running cases and saying how they went.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ impl Tap {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     println!("not ok - {}: {name}: no end after {limit:?}", self.suite);
                     comment(&where_threads_are());
+                    // Without the server, whatever waits for it ends and lets this process go.
+                    kill_children();
                     std::process::exit(1);
                 }
             }
@@ -101,6 +104,26 @@ fn where_threads_are() -> String {
         text.push_str(&format!("thread {}:\n{stack}", name.to_string_lossy()));
     }
     text
+}
+
+/// Kills the processes that this one has started.
+fn kill_children() {
+    let me = std::process::id().to_string();
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return;
+    };
+    for process in processes.flatten() {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        // Behind the name, which may contain anything, come the state and the parent.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        let pid = process.file_name().to_str().and_then(|n| n.parse().ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw).filter(|_| parent == Some(&me)) {
+            // One that is gone already is fine.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// Fails with a message unless a condition holds.

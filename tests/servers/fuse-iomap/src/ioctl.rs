@@ -6,10 +6,9 @@ use crate::wire::{BackingMap, IomapBackingInfo, IomapSupport};
 use rustix::ioctl::{Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl, opcode};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 const MAGIC: u8 = 229;
-const CLONE: Opcode = opcode::read::<u32>(MAGIC, 0);
 const BACKING_OPEN: Opcode = opcode::write::<BackingMap>(MAGIC, 1);
 const BACKING_CLOSE: Opcode = opcode::write::<u32>(MAGIC, 2);
 const IOMAP_SUPPORT: Opcode = opcode::read::<IomapSupport>(MAGIC, 99);
@@ -49,13 +48,6 @@ pub(crate) fn backing_open(dev: BorrowedFd<'_>, map: BackingMap) -> io::Result<u
 pub(crate) fn backing_close(dev: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     // SAFETY: BACKING_CLOSE reads one u32.
     Ok(unsafe { ioctl(dev, Setter::<BACKING_CLOSE, u32>::new(id)) }?)
-}
-
-pub(crate) fn clone(dev: BorrowedFd<'_>, of: BorrowedFd<'_>) -> io::Result<()> {
-    let fd = of.as_raw_fd() as u32;
-    // SAFETY: CLONE, despite being declared as reading, takes a pointer to one u32 that holds a
-    // descriptor and writes nothing.
-    Ok(unsafe { ioctl(dev, Setter::<CLONE, u32>::new(fd)) }?)
 }
 
 pub(crate) fn iomap_support(dev: BorrowedFd<'_>) -> io::Result<IomapSupport> {

@@ -5,7 +5,6 @@ use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
 use crate::fs::Filesystem;
 use crate::hook::{ReplyAction, ReplyHook};
-use crate::ioctl;
 use crate::mount::{self, MountOptions};
 use crate::request::{self, Request};
 use crate::wire::{self, InHeader, InterruptIn, OutHeader, WriteIn, opcode};
@@ -13,7 +12,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -26,8 +25,6 @@ pub struct SessionOptions {
     pub threads: usize,
     /// Largest READ and WRITE in bytes.
     pub max_io: u32,
-    /// Give every worker a queue of its own on the connection.
-    pub clone_fd: bool,
     /// Keep the workers out of filesystem reclaim (see [`Connection::set_nofs`]). Ignored by
     /// kernels and mounts without iomap.
     pub nofs: bool,
@@ -45,7 +42,6 @@ impl Default for SessionOptions {
         Self {
             threads: cpus.clamp(2, 16),
             max_io: 1 << 20,
-            clone_fd: false,
             nofs: true,
             handle_signals: true,
             counters_file: None,
@@ -158,7 +154,7 @@ impl<F: Filesystem> Shared<F> {
     }
 
     fn serve(self: Arc<Self>) -> io::Result<()> {
-        let mut worker = Worker::new(self.clone(), None);
+        let mut worker = Worker::new(self.clone());
         // INIT comes first and alone, so that nobody asks before `ready` is through.
         while self.connection.negotiated().is_none() {
             if !worker.step()? {
@@ -169,10 +165,9 @@ impl<F: Filesystem> Shared<F> {
         let mut threads = Vec::new();
         for i in 1..self.options.threads.max(1) {
             let shared = self.clone();
-            let own = self.own_queue()?;
             let thread = thread::Builder::new()
                 .name(format!("fuse-{i}"))
-                .spawn(move || Worker::new(shared, own).run())?;
+                .spawn(move || Worker::new(shared).run())?;
             threads.push(thread);
         }
         let mut result = worker.run();
@@ -184,33 +179,22 @@ impl<F: Filesystem> Shared<F> {
         }
         result
     }
-
-    fn own_queue(&self) -> io::Result<Option<OwnedFd>> {
-        if !self.options.clone_fd {
-            return Ok(None);
-        }
-        let dev = mount::open_device()?;
-        ioctl::clone(dev.as_fd(), self.connection.as_fd())?;
-        Ok(Some(dev))
-    }
 }
 
 /// One thread with its buffers.
 struct Worker<F> {
     shared: Arc<Shared<F>>,
-    own: Option<OwnedFd>,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
 impl<F: Filesystem> Worker<F> {
-    fn new(shared: Arc<Shared<F>>, own: Option<OwnedFd>) -> Self {
+    fn new(shared: Arc<Shared<F>>) -> Self {
         // The kernel insists on room for the largest WRITE with its headers.
         let headers = size_of::<InHeader>() + size_of::<WriteIn>();
         let size = (shared.options.max_io as usize + headers).max(wire::MIN_READ_BUFFER);
         Self {
             shared,
-            own,
             input: vec![0; size],
             output: Vec::new(),
         }
@@ -228,11 +212,7 @@ impl<F: Filesystem> Worker<F> {
     /// Reads and answers one request; `false` when the connection is over.
     fn step(&mut self) -> io::Result<bool> {
         let shared = self.shared.clone();
-        let fd: BorrowedFd<'_> = match &self.own {
-            Some(own) => own.as_fd(),
-            None => shared.connection.as_fd(),
-        };
-        let len = match rustix::io::read(fd, &mut self.input[..]) {
+        let len = match rustix::io::read(&*shared.connection, &mut self.input[..]) {
             Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(false),
             Ok(len) => len,
             // ENOENT: the request was taken back while it was being read.

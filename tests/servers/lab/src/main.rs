@@ -212,7 +212,6 @@ fn run() -> Result<(), String> {
     }
     let options = SessionOptions {
         threads: scenario.options.threads,
-        clone_fd: scenario.options.clone_fd,
         counters_file: args.counters,
         hook: Some(misbehave.clone()),
         ..SessionOptions::default()

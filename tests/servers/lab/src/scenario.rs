@@ -83,8 +83,6 @@ pub struct Options {
     pub prepare: bool,
     /// Worker threads.
     pub threads: usize,
-    /// Give every worker a queue of its own.
-    pub clone_fd: bool,
     /// Offer READDIRPLUS.
     pub readdirplus: bool,
     /// Seconds for which names and attributes are valid.
@@ -102,7 +100,6 @@ impl Default for Options {
             drop_sys_rawio: false,
             prepare: true,
             threads: 4,
-            clone_fd: false,
             readdirplus: true,
             valid_secs: 3600,
             maxbytes: None,

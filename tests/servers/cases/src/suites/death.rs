@@ -30,8 +30,6 @@ fn scenario() -> Scenario {
         s.file(&format!("file-{i}"), file);
     }
     s.file("ordinary", FileSpec::ordinary(200_000));
-    // Several queues end in another way than one.
-    s.options.clone_fd = true;
     s
 }
 
