@@ -13,6 +13,7 @@ The module is also imported by scripts/test: boot() returns a Result.
 """
 
 import argparse
+import ctypes
 import dataclasses
 import os
 import pathlib
@@ -174,6 +175,12 @@ def disk_arguments(disks, directory):
     return arguments
 
 
+def die_with_parent():
+    """In QEMU before it starts: be killed when the runner is, however that ends."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def find_splats(*logs):
     """The lines in kernel logs that say that something is wrong."""
     seen = {}
@@ -283,8 +290,9 @@ def boot(
     start = time.monotonic()
     with open(directory / "qemu.log", "wb") as log:
         process = subprocess.Popen(
-            qemu, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+            qemu, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
     shown = 0
 
     def show():
