@@ -162,6 +162,13 @@ impl Device {
         Ok(fresh)
     }
 
+    /// The blocks in the cache, in no order.
+    pub(crate) fn cached(&self) -> Vec<u64> {
+        let all = 0..SHARDS as u64;
+        all.flat_map(|shard| self.shard(shard).blocks.keys().copied().collect::<Vec<_>>())
+            .collect()
+    }
+
     /// Reads file data: bytes `within` into `block` and onwards, across blocks, past the cache but
     /// not past the journal.
     pub fn read_data(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<()> {

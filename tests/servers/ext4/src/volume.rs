@@ -13,7 +13,7 @@ use crate::{
     device::{Device, RawDevice},
     error::{Error, Result, corrupt},
     features::{self, compat, incompat, ro_compat},
-    inode::{ROOT, le32},
+    inode::{ROOT, le16, le32},
 };
 
 /// Metadata kept in memory, in bytes.
@@ -52,11 +52,11 @@ impl Volume {
     /// Opens the volume on `file`, which need only be readable.
     pub fn open(file: File) -> Result<Self> {
         let raw = RawDevice::new(file)?;
+        check_features(&raw)?;
         let sb = Superblock::read(&raw).map_err(|err| match err {
             fs_ext4::Error::BadMagic { .. } => {
                 Error::Corrupt("no ext2, ext3 or ext4 superblock".into())
             }
-            fs_ext4::Error::OutOfBounds => Error::Corrupt("too small for a filesystem".into()),
             other => other.into(),
         })?;
         check_superblock(&sb, &raw)?;
@@ -113,6 +113,11 @@ impl Volume {
     /// The block device, as it was opened.
     pub fn file(&self) -> &File {
         self.device.file()
+    }
+
+    /// The blocks that were read as metadata and are still in memory, in no order.
+    pub fn cached_blocks(&self) -> Vec<u64> {
+        self.device.cached()
     }
 
     /// How many blocks the journal's replay put in place in memory.
@@ -210,6 +215,20 @@ impl Volume {
         }
         Ok(sum)
     }
+}
+
+/// Looks at the features before anything else is parsed: a volume with others may look quite
+/// different, and should be told what it lacks and not that it is corrupt.
+fn check_features(raw: &RawDevice) -> Result<()> {
+    let mut head = [0; 1024];
+    if fs_ext4::block_io::BlockDevice::read_at(raw, 1024, &mut head).is_err() {
+        return corrupt("too small for a filesystem");
+    }
+    const MAGIC: u16 = 0xef53;
+    if le16(&head, 0x38) == MAGIC && le32(&head, 0x4c) > 0 {
+        features::check(le32(&head, 0x60), le32(&head, 0x64))?;
+    }
+    Ok(())
 }
 
 fn check_superblock(sb: &Superblock, device: &dyn fs_ext4::block_io::BlockDevice) -> Result<()> {
