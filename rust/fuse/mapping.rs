@@ -323,8 +323,7 @@ pub(crate) struct Token {
     pub(crate) flags: u16,
 }
 
-// The word has room for both.
-#[cfg(CONFIG_64BIT)]
+// The word has room for both: Kconfig asks for 64 bits.
 const _: () = assert!(usize::BITS >= u32::BITS + u16::BITS);
 
 impl Token {

@@ -46,14 +46,6 @@ impl Inode {
         self.0.get()
     }
 
-    /// The inode number.
-    #[inline]
-    pub fn ino(&self) -> u64 {
-        // SAFETY: By the type invariant the inode is alive, and its number was set before it could
-        // be seen.
-        unsafe { (*self.as_ptr()).i_ino }
-    }
-
     /// The size of the file, in bytes.
     ///
     /// Any context.  Without a lock it may be old by the time it is used.
@@ -70,7 +62,7 @@ impl Inode {
         // inode is new only, see `Inode::set_block_size`.
         let bits = unsafe { (*self.as_ptr()).i_blkbits };
 
-        1u32.checked_shl(u32::from(bits)).unwrap_or(0)
+        1u32.wrapping_shl(u32::from(bits))
     }
 
     /// The largest size that a file of this filesystem can have, in bytes.

@@ -56,7 +56,6 @@
 
 use crate::{
     bindings,
-    bits::bit_u32,
     error::{code::EIO, code::EOPNOTSUPP, from_result, Result},
     ffi::{c_int, c_uint, c_void},
     fs::{bdev::BlockDevice, file::Offset, inode::Inode},
@@ -122,7 +121,7 @@ impl_flags!(
         /// Set by fs/iomap: the operation changed the size of the file.
         SizeChanged = bindings::IOMAP_F_SIZE_CHANGED,
         /// Set by fs/iomap: the mapping was found to be no longer true.
-        Stale = bit_u32(15),
+        Stale = bindings::IOMAP_F_STALE,
     }
 );
 
