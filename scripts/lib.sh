@@ -18,6 +18,8 @@ mkdir -p "$CACHE/dl" "$CACHE/src" "$CACHE/build" "$LOGS" "$STAMPS"
 # The compilers are Debian's: a toolchain of the user's own, found first in
 # PATH, may lack the library source that the kernel needs.
 export RUSTC=/usr/bin/rustc
+export RUSTDOC=/usr/bin/rustdoc
+export RUSTFMT=/usr/bin/rustfmt
 export CARGO=/usr/bin/cargo
 export CARGO_TARGET_DIR=$CACHE/cargo-target
 JOBS=${JOBS:-$(nproc)}
