@@ -23,7 +23,7 @@ use tap::{Tap, comment};
 
 type Suite = (&'static str, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 9] = [
+const SUITES: [Suite; 10] = [
     ("mixed", suites::mixed::run),
     ("rules", suites::rules::run),
     ("replies", suites::replies::run),
@@ -32,6 +32,7 @@ const SUITES: [Suite; 9] = [
     ("readonly", suites::readonly::run),
     ("passthrough", suites::passthrough::run),
     ("hostile", suites::hostile::run),
+    ("trace", suites::trace::run),
     ("module", suites::module::run),
 ];
 

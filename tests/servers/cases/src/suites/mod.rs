@@ -10,6 +10,7 @@ pub mod passthrough;
 pub mod readonly;
 pub mod replies;
 pub mod rules;
+pub mod trace;
 
 use crate::disks::Machine;
 use crate::tap::{Outcome, Tap};
