@@ -78,14 +78,9 @@ impl<'a> IomapInode<'a> {
     ///
     /// The functions that call this are reached through iomap inodes only.
     pub(crate) fn new(inode: &'a Inode) -> Option<Self> {
-        // SAFETY: Only FUSE's own inodes come here, they are alive, and `FUSE_I_IOMAP` does not
-        // change once an inode can be found.
-        // Other bits of the word may; the C side reads it with a volatile read as well.
-        let state = unsafe { (&raw const (*fuse_inode(inode)).state).read_volatile() };
-        let bit = 1 << bindings::FUSE_I_IOMAP;
-
-        // INVARIANT: Checked here; whoever has a reference for `'a` keeps the inode.
-        (state & bit != 0).then_some(Self(inode))
+        // INVARIANT: Checked here, and the bit does not change once an inode can be found; whoever
+        // has a reference for `'a` keeps the inode.
+        test_state_bit(inode, bindings::FUSE_I_IOMAP).then_some(Self(inode))
     }
 
     /// The iomap state.
@@ -97,11 +92,7 @@ impl<'a> IomapInode<'a> {
 
     /// Whether I/O on the inode must fail, because the server has reused its node id.
     pub(crate) fn is_bad(self) -> bool {
-        // SAFETY: The inode is alive by the type invariant. Other bits of the word may be set
-        // meanwhile; the C side reads it with `test_bit`, a volatile read, as well.
-        let state = unsafe { (&raw const (*fuse_inode(self.0)).state).read_volatile() };
-
-        state & (1 << bindings::FUSE_I_BAD) != 0
+        test_state_bit(self.0, bindings::FUSE_I_BAD)
     }
 
     /// The number that the server has put into `fuse_attr.ino`.
@@ -124,7 +115,7 @@ impl<'a> IomapInode<'a> {
         let id_c = c_int::try_from(id).ok()?;
         // SAFETY: The inode, and so its connection, is alive by the type invariant.
         let backing = unsafe {
-            bindings::fuse_backing_lookup(self.conn(), id_c, bindings::FUSE_BACKING_TYPE_IOMAP)
+            bindings::fuse_backing_lookup(conn(self.0), id_c, bindings::FUSE_BACKING_TYPE_IOMAP)
         };
 
         // INVARIANT: The function returns a new reference to a backing of this type or NULL, and
@@ -163,7 +154,7 @@ impl<'a> IomapInode<'a> {
         // SAFETY: The connection is alive by the type invariant, and this field of it is only
         // accessed here.
         let no_end =
-            unsafe { Atomic::from_ptr(&raw mut (*self.conn()).iomap_state.no_end.counter) };
+            unsafe { Atomic::from_ptr(&raw mut (*conn(self.0)).iomap_state.no_end.counter) };
         if no_end.load(Relaxed) != 0 {
             return Ok(());
         }
@@ -192,19 +183,18 @@ impl<'a> IomapInode<'a> {
         // SAFETY: All are references, and the name of a rule is a C string.
         unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_char_ptr(), wire) };
     }
+}
 
-    /// The mount.
-    fn mount(self) -> *mut bindings::fuse_mount {
-        // SAFETY: The inode is alive by the type invariant, so its superblock and what that points
-        // to are too.
-        unsafe { (*(*self.0.as_ptr()).i_sb).s_fs_info.cast() }
-    }
+/// The mount of an inode.
+fn mount(inode: &Inode) -> *mut bindings::fuse_mount {
+    // SAFETY: The inode is alive, so its superblock and what that points to are too.
+    unsafe { (*(*inode.as_ptr()).i_sb).s_fs_info.cast() }
+}
 
-    /// The connection.
-    fn conn(self) -> *mut bindings::fuse_conn {
-        // SAFETY: The mount is alive as above, and its connection as long.
-        unsafe { (*self.mount()).fc }
-    }
+/// The connection of an inode.
+fn conn(inode: &Inode) -> *mut bindings::fuse_conn {
+    // SAFETY: The mount is alive with the inode, and its connection as long.
+    unsafe { (*mount(inode)).fc }
 }
 
 /// `get_fuse_inode`.
@@ -221,6 +211,17 @@ pub(crate) fn state_ptr(inode: &Inode) -> *mut State {
     unsafe { (&raw mut (*fuse_inode(inode)).__bindgen_anon_1.iomap).cast() }
 }
 
+/// Tests one of the `FUSE_I_*` bits of an inode.
+///
+/// Any context.
+fn test_state_bit(inode: &Inode, bit: c_uint) -> bool {
+    // SAFETY: The inode is alive. Bits may be set meanwhile; the C side reads the word with
+    // `test_bit`, a volatile read, as well.
+    let state = unsafe { (&raw const (*fuse_inode(inode)).state).read_volatile() };
+
+    state & (1 << bit) != 0
+}
+
 /// Sets one of the `FUSE_I_*` bits of an inode.
 ///
 /// Any context.
@@ -231,12 +232,8 @@ pub(crate) fn set_state_bit(inode: &Inode, bit: c_uint) {
 
 /// Returns true for the first caller on a connection only.
 pub(crate) fn first_late_attr(inode: &Inode) -> bool {
-    // SAFETY: The inode is alive, so its superblock, mount and connection are too. The field of
-    // the connection is only accessed here.
-    let warned = unsafe {
-        let mount: *mut bindings::fuse_mount = (*(*inode.as_ptr()).i_sb).s_fs_info.cast();
-        Atomic::from_ptr(&raw mut (*(*mount).fc).iomap_state.warned.counter)
-    };
+    // SAFETY: The connection is alive with the inode, and this field of it is only accessed here.
+    let warned = unsafe { Atomic::from_ptr(&raw mut (*conn(inode)).iomap_state.warned.counter) };
 
     warned.xchg(1, Relaxed) == 0
 }
@@ -287,7 +284,7 @@ fn send<T: Wire, R: Wire>(
     let ret = unsafe {
         bindings::__fuse_simple_request(
             &raw mut bindings::invalid_mnt_idmap,
-            inode.mount(),
+            mount(inode.0),
             &raw mut args,
         )
     };

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Reading files in all the ways there are, and comparing.
+//! Reading and writing files in all the ways there are, and comparing.
 
+use crate::sys;
 use crate::tap::Outcome;
 use rustix::fs::Advice;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
@@ -130,4 +131,15 @@ pub fn mmap_in_child(path: &Path, offset: u64, length: u64) -> Result<Vec<u8>, S
         Ended::Data(data) => Ok(data),
         other => Err(format!("mmap at {offset}: {other:?}")),
     }
+}
+
+/// Writes "written" at 5000 with write(2) and "mapped" at 9000 through a mapping, and syncs both.
+pub fn write_both_ways(path: &Path) -> Result<File, String> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|e| e.to_string())?;
+    file.write_all_at(b"written", 5000)
+        .map_err(|e| format!("write: {e}"))?;
+    sys::mmap_write(&file, 9000, b"mapped").map_err(|e| format!("mmap: {e}"))?;
+    file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+    Ok(file)
 }

@@ -4,16 +4,13 @@
 use super::{finish, start};
 use crate::disks::Machine;
 use crate::ensure;
-use crate::files::{mmap_in_child, open_cold, pread, same};
-use crate::sys;
+use crate::files::{mmap_in_child, open_cold, pread, same, write_both_ways};
 use crate::tap::{Tap, comment};
 use fuse_iomap::wire::init;
 use lab::client::Error;
 use lab::control::{Answer, Command};
 use lab::pattern::Pattern;
 use lab::scenario::{InodeKind, Options, Scenario};
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const SIZE: usize = 300_000;
@@ -70,12 +67,7 @@ fn with_or_without(tap: &mut Tap, machine: &Machine, iomap: bool) {
         same(0, &mmap_in_child(&path, 0, SIZE as u64)?, &content)
     });
     tap.case(&format!("{which}: write, mmap write, fsync"), || {
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        let file = file.map_err(|e| e.to_string())?;
-        file.write_all_at(b"written", 5000)
-            .map_err(|e| format!("write: {e}"))?;
-        sys::mmap_write(&file, 9000, b"mapped").map_err(|e| format!("mmap: {e}"))?;
-        file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+        let file = write_both_ways(&path)?;
         content[5000..5007].copy_from_slice(b"written");
         content[9000..9006].copy_from_slice(b"mapped");
         let below = std::fs::read(&backing).map_err(|e| e.to_string())?;

@@ -4,13 +4,13 @@
 use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
-use crate::files::{fails_with, open_cold, pread, same};
+use crate::files::{fails_with, open_cold, pread, same, write_both_ways};
 use crate::sys;
 use crate::tap::Tap;
 use lab::model::FileModel;
 use lab::scenario::{ExtentSpec, FileSpec, Scenario};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 
 const SIZE: u64 = 65_536;
 
@@ -113,12 +113,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     });
     tap.case("an ordinary file on the same mount is written", || {
         let path = lab.path("ordinary");
-        let file = OpenOptions::new().read(true).write(true).open(&path);
-        let file = file.map_err(|e| e.to_string())?;
-        file.write_all_at(b"written", 5000)
-            .map_err(|e| format!("write: {e}"))?;
-        sys::mmap_write(&file, 9000, b"mapped").map_err(|e| format!("mmap: {e}"))?;
-        file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+        let file = write_both_ways(&path)?;
         file.set_len(10_000).map_err(|e| format!("truncate: {e}"))?;
         drop(file);
         let file = open_cold(&path)?;
