@@ -126,6 +126,22 @@ impl InitConfig {
 /// Every method that is left out answers `ENOSYS`, except where noted. Arguments beyond the
 /// obvious come as the structures of [`wire`]. `nodeid` and `parent` are node ids that the server
 /// gave out in an [`Entry`] ([`wire::ROOT_ID`] for the root).
+///
+/// # Writing to iomap files
+///
+/// The kernel owns the data and the size of an iomap file, the server its blocks and the size on
+/// disk. A write goes like this:
+///
+/// 1. [`Filesystem::iomap_begin`] with [`WRITE`](wire::iomap_op::WRITE): reserve or allocate. New
+///    blocks are best given out unwritten, since nobody may see what they held before.
+/// 2. The data stays in the page cache until writeback asks again, with
+///    [`WRITEBACK`](wire::iomap_op::WRITEBACK): now there must be blocks.
+/// 3. [`Filesystem::iomap_ioend`] when the data is on the device: convert, remap, and move the
+///    size on disk. Only then may a crash show the new data.
+///
+/// The size on disk changes by [`Filesystem::iomap_ioend`] with
+/// [`APPEND`](wire::iomap_ioend::APPEND), [`Filesystem::setattr`], [`Filesystem::fallocate`] and
+/// [`Filesystem::copy_file_range`], and by nothing else.
 #[allow(unused_variables)]
 pub trait Filesystem: Send + Sync + 'static {
     /// Settles what is used on this connection. The default takes what the library asks for.
@@ -156,6 +172,9 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Changes those attributes that `args.valid` names ([`wire::fattr`]).
+    ///
+    /// For the size of an iomap file only metadata is left to do: the kernel has zeroed and written
+    /// back what must be, so free the whole blocks behind the new size and set it.
     fn setattr(&self, req: &Request, nodeid: u64, args: &SetattrIn) -> Result<AttrReply> {
         Err(Errno::NOSYS)
     }
@@ -246,6 +265,10 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Makes a file durable.
+    ///
+    /// The data of an iomap file has been written, but lies in the volatile cache of its device:
+    /// commit the metadata, then flush the devices. `ENOSYS`, the default, makes the kernel flush
+    /// them.
     fn fsync(&self, req: &Request, nodeid: u64, args: &FsyncIn) -> Result<()> {
         Err(Errno::NOSYS)
     }
@@ -342,7 +365,11 @@ pub trait Filesystem: Send + Sync + 'static {
         Err(Errno::NOSYS)
     }
 
-    /// Allocates, punches, zeroes, collapses or inserts a range.
+    /// Allocates, punches, zeroes, collapses or inserts a range; `args.mode` as of fallocate(2).
+    ///
+    /// For iomap files the server moves blocks only and never writes zeroes. Punching frees the
+    /// whole blocks inside the range, zeroing makes them unwritten; the kernel zeroes the rest
+    /// itself. `EOPNOTSUPP` for single modes, `ENOSYS`, the default, for all.
     fn fallocate(&self, req: &Request, nodeid: u64, args: &FallocateIn) -> Result<()> {
         Err(Errno::NOSYS)
     }
@@ -353,11 +380,14 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Copies within the filesystem; returns how much was copied.
+    ///
+    /// The kernel has written back the source and dropped the destination from its page cache. With
+    /// `ENOSYS`, the default, or `EOPNOTSUPP` it copies by itself.
     fn copy_file_range(&self, req: &Request, nodeid: u64, args: &CopyFileRangeIn) -> Result<u64> {
         Err(Errno::NOSYS)
     }
 
-    /// Makes the whole filesystem durable.
+    /// Makes the whole filesystem durable, as [`Filesystem::fsync`] does for one file.
     fn syncfs(&self, req: &Request, nodeid: u64) -> Result<()> {
         Err(Errno::NOSYS)
     }
@@ -374,19 +404,31 @@ pub trait Filesystem: Send + Sync + 'static {
     ///
     /// The answer must contain `pos`; a `read` mapping that starts later says that there is a hole
     /// up to there. It may be longer or shorter than what was asked for. `args.opflags`
-    /// ([`wire::iomap_op`]) says what for; without `WRITE` and `ZERO`, only `read` counts and
-    /// [`BeginReply::read`] is the answer.
+    /// ([`wire::iomap_op`]) says what for:
+    ///
+    /// - without `WRITE` and `ZERO`, only `read` counts and [`BeginReply::read`] is the answer;
+    /// - `WRITE`: `write` must contain `pos` and is where to write: [`Mapping::pure_overwrite`] in
+    ///   place, else blocks (unwritten, or mapped with `NEW`), [`Mapping::delalloc`], or for
+    ///   copy-on-write other blocks with `SHARED`;
+    /// - `ZERO`: part of a block is to be zeroed; holes and unwritten blocks may be answered as they
+    ///   are;
+    /// - `WRITE | WRITEBACK`: dirty pages are to be written, so `write` must have an address by now
+    ///   (a hole makes the kernel drop them).
     fn iomap_begin(&self, req: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
         Err(Errno::NOSYS)
     }
 
-    /// The kernel is done with a mapping. `ENOSYS`, the default, stops these requests.
+    /// The kernel is done with a mapping: `args.written` of `args.count` bytes were written. What
+    /// was reserved for the rest may be given up. `ENOSYS`, the default, stops these requests.
     fn iomap_end(&self, req: &Request, nodeid: u64, args: &IomapEndIn) -> Result<()> {
         Err(Errno::NOSYS)
     }
 
-    /// Data has reached the device (or failed to: `args.error`) and metadata must follow. Returns
-    /// the file size that is now on disk. `ENOSYS`, the default, stops these requests.
+    /// Data has reached the device (or failed to: `args.error`) and metadata must follow, as
+    /// [`wire::iomap_ioend`] says: convert `UNWRITTEN` blocks, remap `SHARED` ones to
+    /// `args.new_addr`, and with `APPEND` let the size on disk reach the end of what was written.
+    /// Returns the file size that is now on disk, which must not shrink. An error becomes that of
+    /// the write, and of fsync(2). `ENOSYS`, the default, stops these requests.
     fn iomap_ioend(&self, req: &Request, nodeid: u64, args: &IomapIoendIn) -> Result<u64> {
         Err(Errno::NOSYS)
     }

@@ -134,6 +134,17 @@ pub mod fattr {
     pub const KILL_SUIDGID: u32 = 1 << 11;
 }
 
+/// `fuse_fallocate_in.mode`, `FALLOC_FL_*` in C.
+#[allow(missing_docs)] // The names are those of fallocate(2).
+pub mod falloc {
+    pub const KEEP_SIZE: u32 = 1 << 0;
+    pub const PUNCH_HOLE: u32 = 1 << 1;
+    pub const COLLAPSE_RANGE: u32 = 1 << 3;
+    pub const ZERO_RANGE: u32 = 1 << 4;
+    pub const INSERT_RANGE: u32 = 1 << 5;
+    pub const UNSHARE_RANGE: u32 = 1 << 6;
+}
+
 /// Flags in the reply to OPEN and OPENDIR, `FOPEN_*` in C.
 pub mod fopen {
     /// Bypass the page cache for this open file.
