@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Boot one of our kernels in QEMU on the host's root and run one command in it.
+"""Boot one of our kernels on the host's root and run one command in it.
 
     tests/vm/run.py --kernel x86 --disk data=/path/image -- COMMAND...
 
@@ -24,6 +24,8 @@ import signal
 import subprocess
 import sys
 import time
+
+import uml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(
@@ -84,6 +86,11 @@ def say(text):
 def kernel_paths(kernel):
     """The image of a kernel, and fuse.ko if FUSE is a module there."""
     build = CACHE / "build" / kernel
+    if kernel == "um":
+        image = build / "linux"
+        if not image.exists():
+            sys.exit(f"error: {image} is missing; run scripts/kunit")
+        return image, None
     image = build / "arch/x86/boot/bzImage"
     if not image.exists():
         sys.exit(f"error: {image} is missing; run scripts/build-kernel {kernel}")
@@ -134,7 +141,9 @@ def kvm_works(image):
 
 def announce_acceleration(kernel):
     """Say whether guests are emulated, which decides how long everything takes."""
-    if kvm_works(kernel_paths(kernel)[0]):
+    if kernel == "um":
+        say("User Mode Linux: the guest is a process of this machine")
+    elif kvm_works(kernel_paths(kernel)[0]):
         say("KVM works here, and is used")
     elif os.environ.get("FUSE_IOMAP_KVM") == "0":
         say("KVM is switched off by FUSE_IOMAP_KVM=0: the guest is emulated")
@@ -149,16 +158,27 @@ def parse_size(text):
     return int(text[:-1]) * unit[text[-1]]
 
 
-def disk_arguments(disks, directory):
-    """QEMU's arguments for the disks.
+@dataclasses.dataclass
+class Disk:
+    """A disk of the guest: its name there, the file it is, and its options."""
+
+    name: str
+    path: str
+    read_only: bool = False
+    snapshot: bool = False
+    block_size: int | None = None
+
+
+def parse_disks(disks, directory):
+    """The disks that the texts describe; scratch disks are made.
 
     A disk is "NAME=PATH[,ro][,snap][,bs=N]" or "NAME=SIZE[,bs=N]" (an empty
     scratch disk of for example 512M). With snap the guest's writes are thrown
     away; bs is the logical block size.
     """
-    arguments = []
-    for number, disk in enumerate(disks):
-        name, _, rest = disk.partition("=")
+    parsed = []
+    for text in disks:
+        name, _, rest = text.partition("=")
         path, *options = rest.split(",")
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,19}", name):
             sys.exit(f"error: disk name '{name}': small letters and digits, at most 20")
@@ -169,24 +189,38 @@ def disk_arguments(disks, directory):
             path = str(scratch)
         if not os.path.exists(path):
             sys.exit(f"error: disk {name}: {path} does not exist")
-        drive = f"if=none,id=drive{number},format=raw,cache=unsafe,discard=unmap,file={path}"
-        device = f"virtio-blk-pci,drive=drive{number},serial={name}"
+        disk = Disk(name, path)
         for option in options:
             if option == "ro":
-                drive += ",readonly=on"
+                disk.read_only = True
             elif option == "snap":
-                drive += ",snapshot=on"
-            elif option.startswith("bs="):
-                size = option[3:]
-                device += f",logical_block_size={size},physical_block_size={size}"
+                disk.snapshot = True
+            elif re.fullmatch(r"bs=\d+", option):
+                disk.block_size = int(option[3:])
             else:
                 sys.exit(f"error: disk {name}: unknown option '{option}'")
+        parsed.append(disk)
+    return parsed
+
+
+def disk_arguments(disks):
+    """QEMU's arguments for the disks."""
+    arguments = []
+    for number, disk in enumerate(disks):
+        drive = f"if=none,id=drive{number},format=raw,cache=unsafe,discard=unmap,file={disk.path}"
+        device = f"virtio-blk-pci,drive=drive{number},serial={disk.name}"
+        if disk.read_only:
+            drive += ",readonly=on"
+        if disk.snapshot:
+            drive += ",snapshot=on"
+        if disk.block_size:
+            device += f",logical_block_size={disk.block_size},physical_block_size={disk.block_size}"
         arguments += ["-drive", drive, "-device", device]
     return arguments
 
 
 def die_with_parent():
-    """In QEMU before it starts: be killed when the runner is, however that ends."""
+    """In the guest's process before it starts: be killed when the runner is, however that ends."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -219,13 +253,79 @@ def parse_output(text):
     return cases, finished
 
 
+@dataclasses.dataclass
+class Machine:
+    """What a guest is made of."""
+
+    image: pathlib.Path
+    directory: pathlib.Path
+    words: list
+    disks: list
+    memory: str
+    cpus: int
+
+    @property
+    def console(self):
+        return self.directory / "console.log"
+
+    @property
+    def stdout(self):
+        return self.directory / "stdout.txt"
+
+    @property
+    def out(self):
+        return self.directory / "out"
+
+
+def qemu_command(guest, accel, icount):
+    """QEMU with a small PC in it."""
+    words = [
+        "console=ttyS0", "root=fi_root", "rootfstype=9p",
+        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose,access=any", "ro",
+        "mitigations=off", "no_timer_check", "tsc=reliable", "nokaslr", "random.trust_cpu=on",
+        *guest.words,
+    ]  # fmt: skip
+    if accel == "kvm":
+        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"]
+    elif icount:
+        # The guest's clock then counts instructions, so that CPU time is
+        # repeatable; that needs a single emulation thread.
+        machine = [
+            "-machine", "q35", "-accel", "tcg,thread=single",
+            "-icount", "shift=0,sleep=off", "-cpu", "max,erms=off,fsrm=off,la57=off",
+        ]  # fmt: skip
+    else:
+        # Emulated "rep movsb" copies byte by byte, so the guest must not think
+        # that it is fast.
+        machine = [
+            "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+            "-cpu", "max,erms=off,fsrm=off,la57=off",
+        ]  # fmt: skip
+    return [
+        "qemu-system-x86_64", *machine, "-m", guest.memory, "-smp", str(guest.cpus),
+        "-nodefaults", "-display", "none", "-no-reboot",
+        "-serial", f"file:{guest.console}",
+        "-kernel", str(guest.image), "-append", " ".join(words),
+        "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+        "-device", "virtio-9p-pci,fsdev=root,mount_tag=fi_root",
+        "-fsdev", f"local,id=out,path={guest.out},security_model=none",
+        "-device", "virtio-9p-pci,fsdev=out,mount_tag=fi_out",
+        "-device", "virtio-rng-pci",
+        "-device", "virtio-serial-pci",
+        "-chardev", f"file,id=stdout,path={guest.stdout}",
+        "-device", "virtserialport,chardev=stdout,name=fi.stdout",
+        *disk_arguments(guest.disks),
+    ]  # fmt: skip
+
+
 def boot(
     kernel, command, name=None, disks=(), timeout=600, memory="2G", cpus=2,
     append="", plain=False, load_fuse=True, env=None, allow=(), echo=False,
-    icount=False,
+    icount=False, image=None,
 ):  # fmt: skip
     """Boot a kernel, run a shell command in it, return a Result."""
-    image, module = kernel_paths(kernel)
+    built, module = kernel_paths(kernel)
+    image = image or built
     name = name or kernel
     directory = CACHE / "vm" / name
     if directory.exists():
@@ -246,7 +346,10 @@ def boot(
         "FI_LOAD_FUSE": "1" if load_fuse else "0",
         "RUST_BACKTRACE": "1",
     }
-    accel = "kvm" if kvm_works(image) and not icount else "tcg"
+    if kernel == "um":
+        accel = "uml"
+    else:
+        accel = "kvm" if kvm_works(image) and not icount else "tcg"
     variables["FI_ACCEL"] = accel
     variables.update(env or {})
     (out / "env.sh").write_text(
@@ -254,55 +357,30 @@ def boot(
     )
     (out / "command.sh").write_text(command + "\n")
 
-    words = [
-        "console=ttyS0", "root=fi_root", "rootfstype=9p",
-        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose,access=any",
-        "ro", f"init={ROOT}/tests/vm/init", "panic=-1", "oops=panic",
-        "mitigations=off", "no_timer_check", "tsc=reliable", "nokaslr", "random.trust_cpu=on",
-    ]  # fmt: skip
+    words = [f"init={ROOT}/tests/vm/init", "panic=-1", "oops=panic"]
     if module is None:
         words.append("fuse.enable_iomap=1")
     words += append.split()
-    if accel == "kvm":
-        machine = ["-machine", "q35,accel=kvm", "-cpu", "host"]
-    elif icount:
-        # The guest's clock then counts instructions, so that CPU time is
-        # repeatable; that needs a single emulation thread.
-        machine = [
-            "-machine", "q35", "-accel", "tcg,thread=single",
-            "-icount", "shift=0,sleep=off", "-cpu", "max,erms=off,fsrm=off,la57=off",
-        ]  # fmt: skip
+    machine = Machine(image, directory, words, parse_disks(disks, directory), memory, cpus)
+    terminal, kept = None, ()
+    if accel == "uml":
+        terminal = uml.Terminal(machine.stdout)
+        kept = (terminal.input, terminal.output)
+        guest = uml.command(machine, terminal)
     else:
-        # Emulated "rep movsb" copies byte by byte, so the guest must not think
-        # that it is fast.
-        machine = [
-            "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
-            "-cpu", "max,erms=off,fsrm=off,la57=off",
-        ]  # fmt: skip
-    qemu = [
-        "qemu-system-x86_64", *machine, "-m", memory, "-smp", str(cpus),
-        "-nodefaults", "-display", "none", "-no-reboot",
-        "-serial", f"file:{console}",
-        "-kernel", str(image), "-append", " ".join(words),
-        "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
-        "-device", "virtio-9p-pci,fsdev=root,mount_tag=fi_root",
-        "-fsdev", f"local,id=out,path={out},security_model=none",
-        "-device", "virtio-9p-pci,fsdev=out,mount_tag=fi_out",
-        "-device", "virtio-rng-pci",
-        "-device", "virtio-serial-pci",
-        "-chardev", f"file,id=stdout,path={stdout}",
-        "-device", "virtserialport,chardev=stdout,name=fi.stdout",
-        *disk_arguments(disks, directory),
-    ]  # fmt: skip
-    (directory / "qemu.txt").write_text(shlex.join(qemu) + "\n")
+        guest = qemu_command(machine, accel, icount)
+    (directory / "command.txt").write_text(shlex.join(guest) + "\n")
 
     trouble = []
     start = time.monotonic()
-    with open(directory / "qemu.log", "wb") as log:
+    # What QEMU itself says, and what User Mode Linux's kernel says.
+    with open(console if terminal else directory / "qemu.log", "wb") as log:
         process = subprocess.Popen(
-            qemu, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=die_with_parent,
+            guest, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            preexec_fn=die_with_parent, pass_fds=kept,
         )  # fmt: skip
+    if terminal:
+        terminal.started()
     shown = 0
 
     def show():
@@ -325,8 +403,10 @@ def boot(
     finally:
         # Also on an interrupt: no guest is left behind.
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if terminal:
+            terminal.finish()
     show()
 
     output = stdout.read_text(errors="replace")
@@ -337,7 +417,7 @@ def boot(
     elif not trouble:
         trouble.append(
             "the guest died: "
-            + ("QEMU failed" if process.returncode else "it powered off before its program ended")
+            + (f"see {directory}" if process.returncode else "it powered off before its program ended")
         )
     cases, finished = parse_output(output)
     if plain:
@@ -353,7 +433,7 @@ def boot(
         line for line in find_splats(console, out / "dmesg.txt")
         if not any(re.search(pattern, line) for pattern in allow)
     ]  # fmt: skip
-    for scratch in directory.glob("disk-*"):
+    for scratch in [*directory.glob("disk-*"), *directory.glob("cow-*")]:
         scratch.unlink()
     return Result(
         cases, status, trouble, splats, output, directory, time.monotonic() - start
@@ -362,7 +442,8 @@ def boot(
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel", default="x86", help="x86 (default) or x86-debug")
+    parser.add_argument("--kernel", default="x86", help="x86 (default), x86-debug or um")
+    parser.add_argument("--image", help="boot this image instead of the one that was built")
     parser.add_argument("--name", help="name of the run directory in $CACHE/vm (default: the kernel's)")
     parser.add_argument("--disk", action="append", default=[], metavar="NAME=PATH[,ro][,snap][,bs=N]",
                         help="attach a disk; PATH may be a size such as 512M for an empty one")  # fmt: skip
@@ -387,7 +468,7 @@ def main():
         timeout=options.timeout, memory=options.memory, cpus=options.cpus,
         append=options.append, plain=options.plain, load_fuse=not options.no_fuse,
         env=dict(item.split("=", 1) for item in options.env), echo=True,
-        icount=options.icount,
+        icount=options.icount, image=options.image,
     )  # fmt: skip
     stderr = result.directory / "out/stderr.txt"
     failed = [case for case in result.cases if not case.ok]
@@ -400,7 +481,7 @@ def main():
         print(f"error: {line}")
     print(
         f"# {len(result.cases) - len(failed)} ok, {len(failed)} not ok, "
-        f"{result.seconds:.0f} s; console, output and qemu's command line in {result.directory}"
+        f"{result.seconds:.0f} s; console, output and the guest's command line in {result.directory}"
     )
     sys.exit(0 if result.good() and not failed else 1)
 
