@@ -4,6 +4,7 @@
 use crate::control::{Activity, Answer, Command, Ready};
 use crate::misbehave::{Action, Garbled, RandomSpec, Rule};
 use crate::scenario::Scenario;
+use crate::store::{FileMap, Tally};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -151,11 +152,42 @@ impl Lab {
         }
     }
 
+    /// Where the blocks of a writable file are.
+    pub fn map(&mut self, path: &str) -> Result<FileMap, Error> {
+        let path = path.to_owned();
+        match self.ask(&Command::Map { path })? {
+            Answer::Map(map) => Ok(map),
+            other => Self::unexpected(other),
+        }
+    }
+
+    /// What was counted about writable files.
+    pub fn tally(&mut self) -> Result<Tally, Error> {
+        match self.ask(&Command::Tally)? {
+            Answer::Tally(tally) => Ok(tally),
+            other => Self::unexpected(other),
+        }
+    }
+
+    /// Makes the blocks of a file shared.
+    pub fn snapshot(&mut self, path: &str) -> Result<(), Error> {
+        let path = path.to_owned();
+        self.ask(&Command::Snapshot { path }).map(|_| ())
+    }
+
+    /// Has requests with an opcode refused; with errno 0 no more.
+    pub fn refuse(&mut self, op: &str, errno: i32) -> Result<(), Error> {
+        let op = op.to_owned();
+        self.ask(&Command::Refuse { op, errno }).map(|_| ())
+    }
+
     /// Replaces all rules by one for the replies to BEGIN of one inode.
     pub fn misbehave(&mut self, path: &str, action: Action) -> Result<(), Error> {
         self.set_rules(vec![Rule {
             op: "IOMAP_BEGIN".into(),
             path: Some(path.into()),
+            with: 0,
+            without: 0,
             nth: None,
             action,
             then_errno: None,

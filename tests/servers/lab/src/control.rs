@@ -2,6 +2,7 @@
 //! The control channel: one JSON command per line in, one JSON answer per line out.
 
 use crate::misbehave::{Garbled, RandomSpec, Rule};
+use crate::store::{FileMap, Tally};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,6 +70,25 @@ pub enum Command {
         #[serde(default = "once")]
         times: u32,
     },
+    /// Where the blocks of a writable file are.
+    Map {
+        /// Its path.
+        path: String,
+    },
+    /// What was counted about writable files.
+    Tally,
+    /// Makes an invisible clone of a file, so that its blocks are shared.
+    Snapshot {
+        /// Its path.
+        path: String,
+    },
+    /// Answers requests with this errno, and does nothing about them.
+    Refuse {
+        /// Name of the opcode.
+        op: String,
+        /// 0 for no more.
+        errno: i32,
+    },
     /// Dies without unmounting.
     Die,
 }
@@ -104,6 +124,10 @@ pub enum Answer {
     Fired(Vec<u64>),
     /// To [`Command::Garbled`].
     Garbled(Vec<Garbled>),
+    /// To [`Command::Map`].
+    Map(FileMap),
+    /// To [`Command::Tally`].
+    Tally(Tally),
     /// To [`Command::BackingOpen`]: the first and the last id.
     Backing(u32, u32),
 }

@@ -3,14 +3,17 @@
 
 use crate::pattern::{Pattern, fill_poison};
 use crate::scenario::{ExtentKind, InodeKind, Scenario};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Poison reaches this far behind the last extent of a device.
 const MARGIN: u64 = 1 << 20;
 const CHUNK: usize = 1 << 20;
+const ALIGN: usize = 4096;
 
 /// An open block device.
 #[derive(Debug)]
@@ -19,8 +22,12 @@ pub struct Device {
     pub path: PathBuf,
     /// Open for reading and writing.
     pub file: File,
+    /// The same past the page cache, which does not see what the kernel writes into files.
+    direct: File,
     /// Size in bytes.
     pub size: u64,
+    /// Up to here there is poison or the data of a file.
+    filled: AtomicU64,
     /// Smallest unit of I/O in bytes.
     pub logical_block: u32,
 }
@@ -35,18 +42,70 @@ impl Device {
             .map_err(context)?;
         let meta = file.metadata().map_err(context)?;
         let size = file.seek(SeekFrom::End(0)).map_err(context)?;
-        let logical_block = if meta.file_type().is_block_device() {
-            logical_block(meta.rdev()).map_err(context)?
+        // Ordinary files serve to try scenarios out without iomap.
+        let (logical_block, flags) = if meta.file_type().is_block_device() {
+            let logical = logical_block(meta.rdev()).map_err(context)?;
+            (logical, OFlags::DIRECT.bits())
         } else {
-            // Ordinary files serve to try scenarios out without iomap.
-            512
+            (512, 0)
         };
+        let direct = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags as i32)
+            .open(&path)
+            .map_err(context)?;
         Ok(Self {
             path,
             file,
+            direct,
             size,
+            filled: AtomicU64::new(0),
             logical_block,
         })
+    }
+
+    /// Up to where [`prepare`] has written.
+    pub fn filled(&self) -> u64 {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    /// Reads what is on the device now; position and length are multiples of its logical block.
+    pub fn read_direct(&self, at: u64, len: usize) -> std::io::Result<Vec<u8>> {
+        let mut memory = Aligned::new(len);
+        self.direct.read_exact_at(memory.bytes(), at)?;
+        Ok(memory.bytes().to_vec())
+    }
+
+    /// Writes past the page cache; position and length are multiples of the logical block.
+    pub fn write_direct(&self, at: u64, data: &[u8]) -> std::io::Result<()> {
+        let mut memory = Aligned::new(data.len());
+        memory.bytes().copy_from_slice(data);
+        self.direct.write_all_at(memory.bytes(), at)
+    }
+
+    /// Has the device write out its volatile cache.
+    pub fn flush(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// Memory as direct I/O wants it.
+struct Aligned {
+    memory: Vec<u8>,
+    skip: usize,
+    len: usize,
+}
+
+impl Aligned {
+    fn new(len: usize) -> Self {
+        let memory = vec![0; len + ALIGN];
+        let skip = memory.as_ptr().align_offset(ALIGN);
+        Self { memory, skip, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.skip..self.skip + self.len]
     }
 }
 
@@ -115,6 +174,11 @@ pub fn prepare(scenario: &Scenario, devices: &[Device]) -> Result<(), String> {
                 return Err(format!("device {index}: {start} and {} overlap", other.0));
             }
         }
+        let end = if scenario.options.fill {
+            device.size
+        } else {
+            end
+        };
         write_device(scenario.seed, index, device, &ranges, end)
             .map_err(|e| format!("{}: {e}", device.path.display()))?;
     }
@@ -134,6 +198,7 @@ fn write_device(
     for_chunks(0, filled, |at, len| {
         device.file.write_all_at(&buf[..len], at)
     })?;
+    device.filled.store(filled, Ordering::Relaxed);
     let pattern = Pattern::new(seed, index as u64);
     for (start, end, _) in ranges.iter().filter(|r| r.2) {
         for_chunks(*start, *end, |at, len| {
@@ -141,8 +206,11 @@ fn write_device(
             device.file.write_all_at(&buf[..len], at)
         })?;
     }
-    // The kernel reads the device itself, past the page cache of the block device.
-    device.file.sync_all()
+    // The kernel reads the device itself, past the page cache of the block device, which must not
+    // keep what gets old there.
+    device.file.sync_all()?;
+    rustix::fs::fadvise(&device.file, 0, None, rustix::fs::Advice::DontNeed)?;
+    Ok(())
 }
 
 fn for_chunks(

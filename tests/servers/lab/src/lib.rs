@@ -17,3 +17,4 @@ pub mod pattern;
 pub mod random;
 pub mod scenario;
 pub mod server;
+pub mod store;

@@ -4,9 +4,14 @@
 //! Serves what a scenario describes until it is unmounted. With `--control`, commands come on
 //! standard input and answers go to standard output, one JSON value per line; with
 //! `--scenario -` the scenario is the first line of standard input.
+//!
+//! `lab serve --device DEV [OPTIONS] MOUNTPOINT`, described in [`serve`], is an empty filesystem for
+//! loads to run on.
 #![forbid(unsafe_code)]
 
-use fuse_iomap::wire::BackingMap;
+mod serve;
+
+use fuse_iomap::wire::{BackingMap, IomapBeginIn};
 use fuse_iomap::{MountOptions, Session, SessionOptions};
 use lab::control::{Answer, Command};
 use lab::devices;
@@ -22,7 +27,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-const USAGE: &str = "usage: lab --scenario FILE [--control] [--counters FILE] MOUNTPOINT";
+const USAGE: &str = "usage: lab --scenario FILE [--control] [--counters FILE] MOUNTPOINT\n       \
+    lab serve --device DEV [OPTIONS] MOUNTPOINT";
 
 struct Args {
     scenario: PathBuf,
@@ -171,6 +177,16 @@ fn execute(lab: &Lab, misbehave: &Misbehave, command: Command) -> Result<Answer,
             }
             Answer::Done
         }
+        Command::Map { path } => Answer::Map(lab.map(resolve(&path)?)?),
+        Command::Tally => Answer::Tally(lab.tally()),
+        Command::Snapshot { path } => {
+            lab.snapshot(resolve(&path)?)?;
+            Answer::Done
+        }
+        Command::Refuse { op, errno } => {
+            lab.refuse(&op, errno)?;
+            Answer::Done
+        }
         Command::Die => std::process::exit(9),
     })
 }
@@ -189,6 +205,9 @@ fn control(lab: &Lab, misbehave: &Misbehave) {
 }
 
 fn run() -> Result<(), String> {
+    if std::env::args_os().nth(1).is_some_and(|a| a == "serve") {
+        return serve::run();
+    }
     let args = parse_args()?;
     let scenario = read_scenario(&args.scenario)?;
     let devices = devices::open_all(&scenario)?;
@@ -197,7 +216,7 @@ fn run() -> Result<(), String> {
     }
     let lab = Arc::new(Lab::new(&scenario, devices)?);
     let judged = lab.clone();
-    let judge = move |nodeid, pos| judged.judge(nodeid, pos);
+    let judge = move |nodeid, begin: &IomapBeginIn| judged.judge(nodeid, begin);
     let misbehave = Arc::new(Misbehave::new(Box::new(judge)));
     misbehave.set_rules(scenario.rules.clone(), |p| lab.resolve(p))?;
     misbehave.set_random(scenario.random.clone(), |p| lab.resolve(p))?;

@@ -3,7 +3,7 @@
 //! can judge the kernel. A reply listed here must be rejected; of one that is not listed nothing is
 //! claimed.
 
-use fuse_iomap::wire::{ADDR_NULL, IomapBeginOut, IomapIo, iomap_type};
+use fuse_iomap::wire::{ADDR_NULL, IomapBeginOut, IomapIo, iomap_flags, iomap_op, iomap_type};
 use std::collections::HashMap;
 
 /// What a reply is judged against.
@@ -11,12 +11,20 @@ use std::collections::HashMap;
 pub struct Context {
     /// Position that was asked about.
     pub pos: u64,
+    /// What for.
+    pub opflags: u32,
     /// Block size of the inode.
     pub blksize: u64,
     /// Largest file of the mount.
     pub maxbytes: u64,
     /// Size and logical block size of the registered devices, by backing id.
     pub devices: HashMap<u32, (u64, u64)>,
+}
+
+impl Context {
+    const fn writes(&self) -> bool {
+        self.opflags & (iomap_op::WRITE | iomap_op::ZERO) != 0
+    }
 }
 
 const PAGE: u64 = 4096;
@@ -34,6 +42,18 @@ enum Side {
 /// Names of the rules that a reply breaks.
 pub fn broken_rules(reply: &IomapBeginOut, context: &Context) -> Vec<&'static str> {
     let mut rules = Vec::new();
+    if context.opflags & iomap_op::WRITEBACK != 0 {
+        // In place, what is read counts.
+        let to = match reply.write.kind {
+            iomap_type::PURE_OVERWRITE => &reply.read,
+            _ => &reply.write,
+        };
+        match to.kind {
+            iomap_type::DELALLOC => rules.push("delalloc-in-writeback"),
+            iomap_type::INLINE => rules.push("inline-in-writeback"),
+            _ => {}
+        }
+    }
     check(&reply.read, Side::Read, context, &mut rules);
     check(&reply.write, Side::Write, context, &mut rules);
     rules.sort_unstable();
@@ -76,8 +96,17 @@ fn check(io: &IomapIo, side: Side, context: &Context, rules: &mut Vec<&'static s
         rules.push("beyond-maxbytes");
     }
     // Reads use the read side alone, so where the other one lies is nobody's business.
-    if side == Side::Read && end.is_some_and(|end| end <= context.pos) {
+    let used = side == Side::Read || context.writes();
+    if used && end.is_some_and(|end| end <= context.pos) {
         rules.push("not-containing-pos");
+    }
+    if side == Side::Write && context.writes() {
+        if io.offset > context.pos {
+            rules.push("not-containing-pos");
+        }
+        if io.flags & iomap_flags::ANON_WRITE != 0 {
+            rules.push("anon-write");
+        }
     }
     match io.kind {
         iomap_type::MAPPED | iomap_type::UNWRITTEN => address(io, context, rules),
@@ -125,6 +154,7 @@ mod tests {
     fn context() -> Context {
         Context {
             pos: 8192,
+            opflags: 0,
             blksize: 4096,
             maxbytes: i64::MAX as u64,
             devices: HashMap::from([(3, (1 << 20, 512))]),
@@ -145,6 +175,29 @@ mod tests {
         let mut later = later;
         later.read.offset = 12288;
         assert!(broken_rules(&later, &context()).is_empty());
+    }
+
+    #[test]
+    fn writes_have_rules_of_their_own() {
+        let broken = |opflags, change: &dyn Fn(&mut IomapBeginOut)| {
+            let mut reply = BeginReply::read(Mapping::mapped(DEV, 0, 65536, 4096)).to_wire();
+            change(&mut reply);
+            let context = Context {
+                opflags,
+                ..context()
+            };
+            broken_rules(&reply, &context)
+        };
+        let writeback = iomap_op::WRITE | iomap_op::WRITEBACK;
+        assert!(broken(writeback, &|_| {}).is_empty());
+        let later = |r: &mut IomapBeginOut| r.write.offset = 12288;
+        assert!(broken(0, &later).is_empty());
+        assert_eq!(broken(iomap_op::WRITE, &later), ["not-containing-pos"]);
+        let anon = |r: &mut IomapBeginOut| r.write.flags |= iomap_flags::ANON_WRITE;
+        assert_eq!(broken(iomap_op::ZERO, &anon), ["anon-write"]);
+        let delalloc = |r: &mut IomapBeginOut| r.write.kind = iomap_type::DELALLOC;
+        assert!(broken(iomap_op::WRITE, &delalloc).is_empty());
+        assert_eq!(broken(writeback, &delalloc), ["delalloc-in-writeback"]);
     }
 
     #[test]

@@ -19,8 +19,10 @@
 //! ```
 
 use crate::misbehave::{RandomSpec, Rule};
+use crate::store::Policy;
 use fuse_iomap::wire::iomap_type;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// Everything about one server.
@@ -89,6 +91,18 @@ pub struct Options {
     pub valid_secs: u64,
     /// What IOMAP_CONFIG answers as `s_maxbytes`; without it, CONFIG answers ENOSYS.
     pub maxbytes: Option<i64>,
+    /// Accept O_TRUNC in OPEN.
+    pub atomic_o_trunc: bool,
+    /// How files are made in the root, and in what is made there; without it, nothing can be made.
+    pub policy: Option<Policy>,
+    /// Fill the devices with poison to their ends.
+    pub fill: bool,
+    /// At most this many blocks are allocated in one piece, a random number of them; 0 for any.
+    pub longest: u64,
+    /// Leave a block of poison behind each piece.
+    pub guards: bool,
+    /// Fill blocks with poison again when they are given out again.
+    pub poison_again: bool,
 }
 
 impl Default for Options {
@@ -103,6 +117,12 @@ impl Default for Options {
             readdirplus: true,
             valid_secs: 3600,
             maxbytes: None,
+            atomic_o_trunc: false,
+            policy: None,
+            fill: false,
+            longest: 0,
+            guards: false,
+            poison_again: false,
         }
     }
 }
@@ -118,6 +138,9 @@ pub struct InodeSpec {
     /// Overrides `fuse_attr.flags`, which otherwise follow from the kind.
     #[serde(default)]
     pub attr_flags: Option<u32>,
+    /// Makes a file writable; or how files are made in a directory.
+    #[serde(default)]
+    pub policy: Option<Policy>,
 }
 
 /// What an inode is.
@@ -171,6 +194,19 @@ impl FileSpec {
             iomap: true,
             extents,
         }
+    }
+
+    /// The places on devices that it has: which device, and from where to where.
+    pub fn places(&self) -> impl Iterator<Item = (usize, Range<u64>)> {
+        self.extents.iter().flat_map(|e| {
+            let place = |kind: ExtentKind, dev, addr: u64| {
+                let end = addr.saturating_add(e.length);
+                kind.has_address().then_some((dev, addr..end))
+            };
+            let write = e.write.as_ref();
+            let write = write.and_then(|w| place(w.kind, w.dev, w.addr));
+            [place(e.kind, e.dev, e.addr), write].into_iter().flatten()
+        })
     }
 
     /// A file in the server's memory.
@@ -337,12 +373,32 @@ impl Scenario {
         self.inode(path, InodeKind::File(spec))
     }
 
+    /// Adds a writable file, a hole of `size` bytes.
+    pub fn writable(&mut self, path: &str, size: u64, policy: Policy) -> &mut Self {
+        self.file(path, FileSpec::iomap(size, policy.blksize, Vec::new()));
+        self.with_policy(policy)
+    }
+
+    /// Adds a directory in which files are made like this.
+    pub fn workshop(&mut self, path: &str, policy: Policy) -> &mut Self {
+        self.inode(path, InodeKind::Dir);
+        self.with_policy(policy)
+    }
+
+    fn with_policy(&mut self, policy: Policy) -> &mut Self {
+        if let Some(inode) = self.inodes.last_mut() {
+            inode.policy = Some(policy);
+        }
+        self
+    }
+
     /// Adds an inode.
     pub fn inode(&mut self, path: &str, kind: InodeKind) -> &mut Self {
         self.inodes.push(InodeSpec {
             path: path.to_owned(),
             kind,
             attr_flags: None,
+            policy: None,
         });
         self
     }

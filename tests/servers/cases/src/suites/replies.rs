@@ -41,6 +41,8 @@ fn rule(action: Action) -> Rule {
     Rule {
         op: "IOMAP_BEGIN".into(),
         path: Some("victim".into()),
+        with: 0,
+        without: 0,
         nth: None,
         action,
         then_errno: Some(libc::EIO),

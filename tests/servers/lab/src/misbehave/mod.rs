@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Replies that no honest server sends, or not at the right time.
 
+mod fields;
+mod garble;
+
 use crate::oracle::{self, Context};
 use crate::random::Random;
-use fuse_iomap::wire::{InHeader, IomapBeginIn, IomapBeginOut, OutHeader, opcode};
+use fields::{edit_header, field};
+use fuse_iomap::wire::{IomapBeginIn, IomapBeginOut, OutHeader, opcode};
 use fuse_iomap::{Connection, ReplyAction, ReplyHook, Request};
+use garble::garble_once;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::mem::offset_of;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
@@ -24,6 +28,12 @@ pub struct Rule {
     /// Only for this inode.
     #[serde(default)]
     pub path: Option<String>,
+    /// Only BEGINs with all of these operation flags.
+    #[serde(default)]
+    pub with: u32,
+    /// Only BEGINs with none of these operation flags.
+    #[serde(default)]
+    pub without: u32,
     /// Only the nth time (from 1); otherwise every time.
     #[serde(default)]
     pub nth: Option<u64>,
@@ -60,10 +70,10 @@ pub enum Action {
         /// That number.
         value: i32,
     },
-    /// Change fields of a reply to BEGIN.
+    /// Change fields of a reply to BEGIN or IOEND.
     Fields {
         /// Pairs of `read.` or `write.` and `offset`, `length`, `addr`, `type`, `flags` or `dev`,
-        /// and the value.
+        /// or of `ioend.newsize`, and the value.
         set: Vec<(String, u64)>,
     },
     /// Overwrite bytes of the payload, as far as it goes.
@@ -135,6 +145,18 @@ struct ArmedRule {
     fired: u64,
 }
 
+impl ArmedRule {
+    /// Whether these are arguments of a request that the rule is about.
+    fn wants(&self, args: &[u8]) -> bool {
+        let (with, without) = (self.rule.with, self.rule.without);
+        if with | without == 0 {
+            return true;
+        }
+        let begin = IomapBeginIn::read_from_prefix(args);
+        begin.is_ok_and(|(b, _)| b.opflags & with == with && b.opflags & without == 0)
+    }
+}
+
 struct ArmedRandom {
     random: Random,
     nodeid: Option<u64>,
@@ -155,7 +177,7 @@ struct State {
 }
 
 /// Judges replies to BEGIN for one inode.
-pub type Judge = Box<dyn Fn(u64, u64) -> Option<Context> + Send + Sync>;
+pub type Judge = Box<dyn Fn(u64, &IomapBeginIn) -> Option<Context> + Send + Sync>;
 
 /// The hook that does all this.
 pub struct Misbehave {
@@ -165,7 +187,7 @@ pub struct Misbehave {
 }
 
 impl Misbehave {
-    /// `judge` gives the context for a node id and a position.
+    /// `judge` gives the context for a node id and a request.
     pub fn new(judge: Judge) -> Self {
         Self {
             state: Mutex::default(),
@@ -350,7 +372,7 @@ impl Misbehave {
         if reply.len() != HEADER + size_of::<IomapBeginOut>() {
             return false;
         }
-        let Some(context) = (self.judge)(request.nodeid(), begin.pos) else {
+        let Some(context) = (self.judge)(request.nodeid(), &begin) else {
             return false;
         };
         let original = reply.clone();
@@ -384,7 +406,7 @@ impl ReplyHook for Misbehave {
         let mut chosen = None;
         for armed in &mut state.rules {
             let node_matches = armed.nodeid.is_none_or(|n| n == request.nodeid());
-            if armed.opcode != request.opcode() || !node_matches {
+            if armed.opcode != request.opcode() || !node_matches || !armed.wants(args) {
                 continue;
             }
             armed.seen += 1;
@@ -438,13 +460,6 @@ impl ReplyHook for Misbehave {
     }
 }
 
-fn edit_header(reply: &mut [u8], edit: impl FnOnce(&mut OutHeader)) {
-    if let Ok((mut header, _)) = OutHeader::read_from_prefix(reply) {
-        edit(&mut header);
-        reply[..HEADER].copy_from_slice(header.as_bytes());
-    }
-}
-
 fn broken_by(reply: &[u8], context: &Context) -> Vec<String> {
     match IomapBeginOut::read_from_prefix(reply.get(HEADER..).unwrap_or(&[])) {
         Ok((begin, _)) => oracle::broken_rules(&begin, context)
@@ -454,149 +469,6 @@ fn broken_by(reply: &[u8], context: &Context) -> Vec<String> {
         Err(_) => Vec::new(),
     }
 }
-
-/// Where a field of a reply to BEGIN is.
-#[derive(Clone, Copy)]
-struct Field {
-    at: usize,
-    len: usize,
-}
-
-impl Field {
-    fn set(self, reply: &mut [u8], value: u64) {
-        let start = HEADER + self.at;
-        if let Some(bytes) = reply.get_mut(start..start + self.len) {
-            match self.len {
-                2 => bytes.copy_from_slice(&(value as u16).to_ne_bytes()),
-                4 => bytes.copy_from_slice(&(value as u32).to_ne_bytes()),
-                _ => bytes.copy_from_slice(&value.to_ne_bytes()),
-            }
-        }
-    }
-
-    fn get(self, reply: &[u8]) -> u64 {
-        let mut value = 0;
-        let start = HEADER + self.at;
-        for byte in reply
-            .get(start..start + self.len)
-            .unwrap_or(&[])
-            .iter()
-            .rev()
-        {
-            value = value << 8 | u64::from(*byte);
-        }
-        if cfg!(target_endian = "big") {
-            value = value.swap_bytes() >> (64 - 8 * self.len);
-        }
-        value
-    }
-}
-
-const FIELDS: [&str; 6] = ["offset", "length", "addr", "type", "flags", "dev"];
-
-fn field(name: &str) -> Result<Field, String> {
-    use fuse_iomap::wire::IomapIo;
-    let unknown = || format!("rule: a reply to BEGIN has no field {name}");
-    let (side, field) = name.split_once('.').ok_or_else(unknown)?;
-    let base = match side {
-        "read" => offset_of!(IomapBeginOut, read),
-        "write" => offset_of!(IomapBeginOut, write),
-        _ => return Err(unknown()),
-    };
-    let (at, len) = match field {
-        "offset" => (offset_of!(IomapIo, offset), 8),
-        "length" => (offset_of!(IomapIo, length), 8),
-        "addr" => (offset_of!(IomapIo, addr), 8),
-        "type" => (offset_of!(IomapIo, kind), 2),
-        "flags" => (offset_of!(IomapIo, flags), 2),
-        "dev" => (offset_of!(IomapIo, dev), 4),
-        _ => return Err(unknown()),
-    };
-    Ok(Field { at: base + at, len })
-}
-
-/// Does one thing to a good reply; says what.
-fn garble_once(random: &mut Random, context: &Context, reply: &mut Vec<u8>) -> String {
-    match random.below(16) {
-        0 => {
-            let payload = random.below(200) as usize;
-            reply.resize(HEADER + payload, random.next() as u8);
-            let len = reply.len() as u32;
-            edit_header(reply, |h| h.len = len);
-            format!("payload of {payload} bytes")
-        }
-        1 => {
-            let message = random.below(80) as usize;
-            reply.truncate(message);
-            format!("message cut to {message} bytes")
-        }
-        2 => {
-            let value = random.pick(&[0, 15, 17, 79, 81, u32::MAX]);
-            edit_header(reply, |h| h.len = value);
-            format!("header length {value}")
-        }
-        3 => {
-            let value = random.pick(&[1, 5, -512, -4096, i32::MIN, i32::MAX, -5, -12, -95]);
-            reply.truncate(HEADER);
-            edit_header(reply, |h| {
-                h.len = HEADER as u32;
-                h.error = value;
-            });
-            format!("error {value}")
-        }
-        4 => {
-            let xor = 1 << (1 + random.below(62));
-            edit_header(reply, |h| h.unique ^= xor);
-            format!("unique changed by {xor:#x}")
-        }
-        5 => {
-            edit_header(reply, |h| h.error = -5);
-            "error with a payload".to_owned()
-        }
-        6 => {
-            let from = HEADER + random.below(64) as usize;
-            for byte in &mut reply[from..] {
-                *byte = random.next() as u8;
-            }
-            format!("noise from byte {}", from - HEADER)
-        }
-        _ => {
-            let times = 1 + random.below(3);
-            let mut what = Vec::new();
-            for _ in 0..times {
-                what.push(garble_field(random, context, reply));
-            }
-            what.join(", ")
-        }
-    }
-}
-
-fn garble_field(random: &mut Random, context: &Context, reply: &mut [u8]) -> String {
-    let side = if random.chance(200) { "read" } else { "write" };
-    let name = format!("{side}.{}", random.pick(&FIELDS));
-    let Ok(field) = field(&name) else {
-        return String::new();
-    };
-    let now = field.get(reply);
-    let device_end = context.devices.values().map(|d| d.0).max().unwrap_or(0);
-    let value = match random.below(10) {
-        0 => 0,
-        1 => u64::MAX,
-        2 => 1 << 63,
-        3 => now.wrapping_add(1),
-        4 => now.wrapping_sub(1),
-        5 => now.wrapping_add(random.pick(&[256, 512, 4096])),
-        6 => now.wrapping_sub(random.pick(&[256, 512, 4096])),
-        7 => random.next(),
-        8 => device_end.wrapping_sub(random.below(2) * 512),
-        _ => 1 << random.below(64),
-    };
-    field.set(reply, value);
-    format!("{name} {now:#x} -> {:#x}", field.get(reply))
-}
-
-/// Length of the header of a request, for those who count bytes.
-pub const REQUEST_HEADER: usize = size_of::<InHeader>();
 
 #[cfg(test)]
 mod tests {
@@ -616,6 +488,7 @@ mod tests {
     fn context() -> Context {
         Context {
             pos: 0,
+            opflags: 0,
             blksize: 4096,
             maxbytes: i64::MAX as u64,
             devices: HashMap::from([(1, (1 << 24, 512))]),
@@ -661,6 +534,8 @@ mod tests {
         let rule = |op: &str, action| Rule {
             op: op.into(),
             path: None,
+            with: 0,
+            without: 0,
             nth: None,
             action,
             then_errno: None,
