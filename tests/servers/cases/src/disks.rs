@@ -9,6 +9,37 @@ use std::path::{Path, PathBuf};
 /// of 4096 bytes.
 pub const DISKS: [&str; 3] = ["FI_DISK_A", "FI_DISK_B", "FI_DISK_C"];
 
+/// What the command line says about generated cases.
+#[derive(Default)]
+pub struct Options {
+    /// Where generated cases start.
+    pub seed: Option<u64>,
+    /// How many there are.
+    pub count: Option<u64>,
+    /// Only this one.
+    pub case: Option<String>,
+}
+
+impl Options {
+    /// Takes the options out of the arguments.
+    pub fn parse(args: Vec<String>) -> Result<(Self, Vec<String>), String> {
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{arg}: no value"));
+            let number = |text: String| text.parse().map_err(|e| format!("{text:?}: {e}"));
+            match arg.as_str() {
+                "--seed" => options.seed = Some(number(value()?)?),
+                "--count" => options.count = Some(number(value()?)?),
+                "--case" => options.case = Some(value()?),
+                _ => rest.push(arg),
+            }
+        }
+        Ok((options, rest))
+    }
+}
+
 /// Where things are.
 pub struct Machine {
     /// The `lab` binary.
@@ -19,11 +50,13 @@ pub struct Machine {
     pub scratch: PathBuf,
     /// fuse.ko, if it is a module.
     pub module: Option<PathBuf>,
+    /// From the command line.
+    pub options: Options,
 }
 
 impl Machine {
     /// From the environment.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(options: Options) -> Result<Self, String> {
         let variable = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         for disk in DISKS {
             variable(disk).ok_or_else(|| format!("${disk} is not set"))?;
@@ -38,6 +71,7 @@ impl Machine {
             mountpoint,
             scratch,
             module: variable("FI_FUSE_KO").map(PathBuf::from),
+            options,
         })
     }
 }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cases SUITE...`: tests of the kernel's side of FUSE-iomap, to be run as root in a virtual
+//! `cases [--seed N] [--count N] [--case LINE] SUITE...`: tests of the kernel's side of FUSE-iomap, to be run as root in a virtual
 //! machine. Prints one line for each case; `cases all` runs everything but `module`.
 //!
 //! It wants the `lab` binary in `$FI_BIN`, disks of 64 MiB in `$FI_DISK_A`, `$FI_DISK_B` and,
 //! with logical blocks of 4096 bytes, `$FI_DISK_C`, and for `module` the path of fuse.ko in
 //! `$FI_FUSE_KO`. What is on the disks is lost.
+//!
+//! Suites that generate their cases print the seed; `--seed` repeats it, `--count` says how many
+//! cases, and `--case` runs a single one from the line that was printed when it failed.
 #![deny(unsafe_code)]
 
 mod disks;
@@ -14,7 +17,7 @@ mod suites;
 mod sys;
 mod tap;
 
-use disks::Machine;
+use disks::{Machine, Options};
 use std::fs::File;
 use std::io::Write;
 use std::process::ExitCode;
@@ -23,7 +26,7 @@ use tap::{Tap, comment};
 
 type Suite = (&'static str, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 10] = [
+const SUITES: [Suite; 11] = [
     ("mixed", suites::mixed::run),
     ("rules", suites::rules::run),
     ("replies", suites::replies::run),
@@ -33,6 +36,7 @@ const SUITES: [Suite; 10] = [
     ("passthrough", suites::passthrough::run),
     ("hostile", suites::hostile::run),
     ("trace", suites::trace::run),
+    ("zeroing", suites::zeroing::run),
     ("module", suites::module::run),
 ];
 
@@ -85,16 +89,24 @@ fn main() -> ExitCode {
     if let Some(code) = reader(&args) {
         return code;
     }
+    let (options, args) = match Options::parse(args) {
+        Ok(parsed) => parsed,
+        Err(e) => {
+            eprintln!("cases: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
     let wanted = |name: &str| {
         args.iter().any(|a| a == name) || (name != "module" && args.iter().any(|a| a == "all"))
     };
     let unknown = |a: &&String| *a != "all" && SUITES.iter().all(|(name, _)| a != name);
     if args.is_empty() || args.iter().any(|a| unknown(&a)) {
         let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
-        eprintln!("usage: cases all|{}...", names.join("|"));
+        let options = "[--seed N] [--count N] [--case LINE]";
+        eprintln!("usage: cases {options} all|{}...", names.join("|"));
         return ExitCode::FAILURE;
     }
-    let machine = match Machine::new() {
+    let machine = match Machine::new(options) {
         Ok(machine) => machine,
         Err(e) => {
             println!("not ok - cases: {e}");

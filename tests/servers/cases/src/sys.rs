@@ -179,3 +179,97 @@ pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u
     let n = file.read_at(&mut memory[skip..skip + length], offset)?;
     Ok(memory[skip..skip + n].to_vec())
 }
+
+/// A mapping of part of a file that is gone at the end.
+struct Mapping {
+    base: *mut libc::c_void,
+    mapped: usize,
+    skip: usize,
+}
+
+impl Mapping {
+    fn new(file: &File, offset: u64, length: usize, prot: libc::c_int) -> io::Result<Self> {
+        let skip = (offset % 4096) as usize;
+        let mapped = skip + length;
+        // SAFETY: As in `mmap_read`.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                prot,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                (offset - skip as u64) as libc::off_t,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { base, mapped, skip })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: The mapping is ours and nothing refers to it any more.
+        unsafe { libc::munmap(self.base, self.mapped) };
+    }
+}
+
+/// Reads through a mapping of the file without dying: what cannot be read is `EFAULT`, because the
+/// kernel does the reading.
+pub fn mmap_peek(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mapping = Mapping::new(file, offset, length, libc::PROT_READ)?;
+    let memory = File::from(rustix::fs::memfd_create(
+        "peek",
+        rustix::fs::MemfdFlags::CLOEXEC,
+    )?);
+    let mut done = 0;
+    while done < length {
+        // SAFETY: The range lies within the mapping; the kernel copes with what cannot be read.
+        let n = unsafe {
+            let from = mapping.base.cast::<u8>().add(mapping.skip + done);
+            libc::pwrite(memory.as_raw_fd(), from.cast(), length - done, done as i64)
+        };
+        match n {
+            1.. => done += n as usize,
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    }
+    let mut data = vec![0; length];
+    memory.read_exact_at(&mut data, 0)?;
+    Ok(data)
+}
+
+/// Writes through a shared mapping of the file without dying, and syncs nothing.
+pub fn mmap_poke(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let mapping = Mapping::new(file, offset, data.len(), prot)?;
+    let memory = File::from(rustix::fs::memfd_create(
+        "poke",
+        rustix::fs::MemfdFlags::CLOEXEC,
+    )?);
+    memory.write_all_at(data, 0)?;
+    let mut done = 0;
+    while done < data.len() {
+        // SAFETY: As in `mmap_peek`.
+        let n = unsafe {
+            let to = mapping.base.cast::<u8>().add(mapping.skip + done);
+            libc::pread(
+                memory.as_raw_fd(),
+                to.cast(),
+                data.len() - done,
+                done as i64,
+            )
+        };
+        match n {
+            1.. => done += n as usize,
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
+}

@@ -2,9 +2,17 @@
 //! Running cases and saying how they went.
 
 use rustix::process::{Pid, Signal, kill_process};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// What is being done within a case, for the case that it hangs.
+static DOING: Mutex<String> = Mutex::new(String::new());
+
+/// Says what is being done now.
+pub fn doing(what: String) {
+    *DOING.lock().unwrap_or_else(PoisonError::into_inner) = what;
+}
 
 /// What a case comes to: nothing, or why it failed.
 pub type Outcome = Result<(), String>;
@@ -50,6 +58,8 @@ impl Tap {
                 Err(mpsc::RecvTimeoutError::Disconnected) => Err("the case panicked".into()),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     println!("not ok - {}: {name}: no end after {limit:?}", self.suite);
+                    let doing = DOING.lock().unwrap_or_else(PoisonError::into_inner);
+                    comment(&format!("it was doing: {doing}"));
                     comment(&where_threads_are());
                     // Without the server, whatever waits for it ends and lets this process go.
                     kill_children();

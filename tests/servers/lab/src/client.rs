@@ -175,6 +175,11 @@ impl Lab {
         self.ask(&Command::Snapshot { path }).map(|_| ())
     }
 
+    /// Gives up what [`Lab::snapshot`] has made.
+    pub fn drop_snapshots(&mut self) -> Result<(), Error> {
+        self.ask(&Command::DropSnapshots).map(|_| ())
+    }
+
     /// Has requests with an opcode refused; with errno 0 no more.
     pub fn refuse(&mut self, op: &str, errno: i32) -> Result<(), Error> {
         let op = op.to_owned();

@@ -82,6 +82,8 @@ pub enum Command {
         /// Its path.
         path: String,
     },
+    /// Gives up all invisible clones.
+    DropSnapshots,
     /// Answers requests with this errno, and does nothing about them.
     Refuse {
         /// Name of the opcode.

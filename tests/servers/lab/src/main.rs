@@ -183,6 +183,10 @@ fn execute(lab: &Lab, misbehave: &Misbehave, command: Command) -> Result<Answer,
             lab.snapshot(resolve(&path)?)?;
             Answer::Done
         }
+        Command::DropSnapshots => {
+            lab.drop_snapshots();
+            Answer::Done
+        }
         Command::Refuse { op, errno } => {
             lab.refuse(&op, errno)?;
             Answer::Done

@@ -15,7 +15,6 @@ use lab::random::Random;
 use lab::scenario::{FileSpec, Scenario};
 use rustix::fs::{SeekFrom, seek};
 use std::fs::File;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const FILES: [&str; 3] = ["file-512", "file-4k", "file-16k"];
 /// Garbled replies per seed.
@@ -133,12 +132,8 @@ fn hostile(lab: &mut Lab, scenario: &Scenario, seed: u64, forbidden_only: bool) 
 
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let fresh = now.map_or(0, |d| d.as_secs());
-    let fresh = std::env::var("FI_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(fresh);
+    let fresh = std::env::var("FI_SEED").ok().and_then(|s| s.parse().ok());
+    let fresh = fresh.unwrap_or_else(super::fresh_seed);
     comment(&format!("fresh seed {fresh}; FI_SEED repeats it"));
     let scenario = scenario();
     let Some(mut lab) = start_iomap(tap, machine, &scenario) else {

@@ -11,6 +11,7 @@ pub mod readonly;
 pub mod replies;
 pub mod rules;
 pub mod trace;
+pub mod zeroing;
 
 use crate::disks::Machine;
 use crate::tap::{Outcome, Tap};
@@ -18,7 +19,13 @@ use fuse_iomap::wire::init;
 use lab::client::Lab;
 use lab::scenario::Scenario;
 use rustix::mount::{UnmountFlags, unmount};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A seed that is not the same every time.
+pub fn fresh_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| d.as_secs())
+}
 
 /// Starts a server, as a case of its own.
 pub fn start(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Option<Lab> {

@@ -241,11 +241,15 @@ impl Lab {
     }
 
     /// Makes an invisible clone of a file, whose blocks are shared from then on.
-    pub fn snapshot(&self, nodeid: u64) -> std::result::Result<u64, String> {
+    pub fn snapshot(&self, nodeid: u64) -> std::result::Result<(), String> {
         let id = CLONES + self.new_id();
         let mut store = lock(&self.store);
-        store.clone_file(nodeid, id).map_err(|e| e.to_string())?;
-        Ok(id)
+        store.clone_file(nodeid, id).map_err(|e| e.to_string())
+    }
+
+    /// Gives up all of those.
+    pub fn drop_snapshots(&self) {
+        lock(&self.store).remove_from(CLONES);
     }
 
     /// Answers requests with an opcode with this errno from now on; 0 for no more.

@@ -197,6 +197,12 @@ impl Store {
         }
     }
 
+    /// All files from a number on are gone for good.
+    pub fn remove_from(&mut self, id: u64) {
+        let gone: Vec<u64> = self.files.keys().copied().filter(|i| *i >= id).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
     /// Whether a node is a file of this store.
     pub fn has(&self, id: u64) -> bool {
         self.files.contains_key(&id)

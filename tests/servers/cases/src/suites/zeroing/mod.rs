@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Generated cases of everything that leaves zeroes behind, each compared byte by byte through the
+//! mount and on the devices themselves, which hold poison wherever nothing was written.
+
+mod case;
+mod ops;
+
+use super::start_iomap;
+use crate::disks::{Machine, empty_scenario};
+use crate::ensure;
+use crate::files::{pread, same};
+use crate::sys;
+use crate::tap::{Outcome, Tap, comment, doing};
+use case::{BLOCK_SIZES, Case, ways};
+use lab::client::Lab;
+use lab::devices::{self, Device};
+use lab::scenario::Scenario;
+use lab::store::{FileMap, MapKind};
+use ops::What;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+/// Cases between two lines of output.
+const BATCH: u64 = 250;
+/// Failures that are reduced and told of, per batch.
+const TOLD: usize = 3;
+/// Tries to make a failing case smaller.
+const TRIES: usize = 400;
+const NAME: &str = "case";
+const PAGE: usize = 4096;
+
+fn workshop(way: &str, block: u32) -> String {
+    format!("{way}-{block}")
+}
+
+fn scenario(seed: u64) -> Scenario {
+    let mut s = empty_scenario(seed);
+    s.options.fill = true;
+    s.options.guards = true;
+    s.options.poison_again = true;
+    s.options.longest = 5;
+    for (way, policy) in ways() {
+        for block in BLOCK_SIZES {
+            let mut policy = policy.clone();
+            policy.blksize = block;
+            s.workshop(&workshop(way, block), policy);
+        }
+    }
+    s
+}
+
+/// Blocks of a clone, and what they hold.
+struct Frozen {
+    map: FileMap,
+    model: Vec<u8>,
+}
+
+/// Everything that cases need.
+struct Bench<'a> {
+    lab: &'a mut Lab,
+    devices: &'a [Device],
+}
+
+impl Bench<'_> {
+    /// Runs a case on a new file, which is removed afterwards.
+    fn run(&mut self, case: &Case) -> Outcome {
+        doing(case.to_string());
+        let dir = workshop(&case.way, case.block);
+        let path = self.lab.path(&dir).join(NAME);
+        let result = self.steps(case, &path, &format!("{dir}/{NAME}"));
+        std::fs::remove_file(&path).map_err(|e| format!("unlink: {e}"))?;
+        if case.ops.iter().any(|op| op.what == What::Share) {
+            self.lab.drop_snapshots()?;
+        }
+        result
+    }
+
+    fn steps(&mut self, case: &Case, path: &Path, name: &str) -> Outcome {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|e| format!("create: {e}"))?;
+        let block = u64::from(case.block);
+        let mut model = Vec::new();
+        let mut frozen = Vec::new();
+        for (index, op) in (1..).zip(&case.ops) {
+            let size = model.len() as u64;
+            if !op.model(&mut model, block, index) {
+                continue;
+            }
+            op.apply(&file, size, index)
+                .map_err(|e| format!("{op}: {e}"))?;
+            match op.what {
+                What::Read => {
+                    let got = pread(&file, op.offset, op.length as usize);
+                    let got = got.map_err(|e| format!("{op}: {e}"))?;
+                    let want = &model[op.offset as usize..op.end() as usize];
+                    same(op.offset, &got, want).map_err(|e| format!("{op}: {e}"))?;
+                }
+                What::Share if case.way.starts_with("cow") => {
+                    file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+                    self.lab.snapshot(name)?;
+                    frozen.push(Frozen {
+                        map: self.lab.map(name)?,
+                        model: model.clone(),
+                    });
+                }
+                _ => {}
+            }
+            let size = file.metadata().map_err(|e| e.to_string())?.len();
+            let want = model.len();
+            ensure!(size == want as u64, "{op}: size {size} instead of {want}");
+        }
+        self.compare(&file, name, &model)?;
+        for frozen in &frozen {
+            self.on_disk(&frozen.map, &frozen.model)
+                .map_err(|e| format!("a clone was changed: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// The file must be what the model is, in every way to look at it.
+    fn compare(&mut self, file: &File, name: &str, model: &[u8]) -> Outcome {
+        let read = |how: &str| {
+            let got = pread(file, 0, model.len() + 1).map_err(|e| format!("{how}: {e}"))?;
+            same(0, &got, model).map_err(|e| format!("{how}: {e}"))
+        };
+        read("read before fsync")?;
+        file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+        read("read after fsync")?;
+        mapped(file, model).map_err(|e| format!("mmap: {e}"))?;
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|e| format!("fadvise: {e}"))?;
+        let map = self.lab.map(name)?;
+        let (size, want) = (map.size, model.len() as u64);
+        ensure!(size == want, "the size on disk is {size} instead of {want}");
+        self.on_disk(&map, model)
+            .map_err(|e| format!("on the device: {e}"))?;
+        read("read from the device")?;
+        mapped(file, model).map_err(|e| format!("mmap from the device: {e}"))
+    }
+
+    /// What the server's map leads to must be the model; what it leads nowhere must be zeroes.
+    fn on_disk(&self, map: &FileMap, model: &[u8]) -> Outcome {
+        let mut want = model.to_vec();
+        for entry in map.entries.iter().filter(|e| e.kind == MapKind::Written) {
+            let device = self.devices.get(entry.dev).ok_or("no such device")?;
+            let start = entry.offset as usize;
+            let end = model.len().min(start + entry.length as usize);
+            let Some(part) = want.get_mut(start..end) else {
+                continue;
+            };
+            let got = device.read_direct(entry.addr, entry.length as usize);
+            let got = got.map_err(|e| format!("at {}: {e}", entry.addr))?;
+            same(entry.offset, &got[..part.len()], part)?;
+            part.fill(0);
+        }
+        match want.iter().position(|b| *b != 0) {
+            None => Ok(()),
+            Some(at) => Err(format!("at {at}: there is data, but no written block")),
+        }
+    }
+
+    /// Makes a failing case as small as it gets.
+    fn reduce(&mut self, case: Case, why: String) -> (Case, String) {
+        let (mut case, mut why) = (case, why);
+        let mut tries = 0;
+        'again: loop {
+            for less in case.smaller() {
+                tries += 1;
+                if tries > TRIES {
+                    return (case, why);
+                }
+                if let Err(e) = self.run(&less) {
+                    (case, why) = (less, e);
+                    continue 'again;
+                }
+            }
+            return (case, why);
+        }
+    }
+
+    /// Runs the cases with these numbers; tells of those that fail.
+    fn batch(&mut self, numbers: std::ops::Range<u64>, ways: &[&str], blocks: &[u32]) -> Outcome {
+        let mut failed = Vec::new();
+        for number in numbers {
+            let case = Case::generate(number, ways, blocks);
+            if let Err(why) = self.run(&case) {
+                if failed.len() < TOLD {
+                    comment(&format!("case {number} failed: {case}: {why}"));
+                    let (case, why) = self.reduce(case, why);
+                    comment(&format!("smallest: cases zeroing --case '{case}': {why}"));
+                    failed.push(format!("'{case}': {why}"));
+                } else {
+                    comment(&format!("case {number} failed: {case}: {why}"));
+                    failed.push(format!("case {number}"));
+                }
+            }
+        }
+        self.violations()?;
+        ensure!(
+            failed.is_empty(),
+            "{} cases: {}",
+            failed.len(),
+            failed.join(" | ")
+        );
+        Ok(())
+    }
+
+    fn violations(&mut self) -> Outcome {
+        let violations = self.lab.violations()?;
+        ensure!(violations.is_empty(), "{}", violations.join("; "));
+        Ok(())
+    }
+}
+
+/// Through a mapping, the rest of the last page is zeroes.
+fn mapped(file: &File, model: &[u8]) -> Outcome {
+    if model.is_empty() {
+        return Ok(());
+    }
+    let mut want = model.to_vec();
+    want.resize(model.len().next_multiple_of(PAGE), 0);
+    let got: io::Result<Vec<u8>> = sys::mmap_peek(file, 0, want.len());
+    same(0, &got.map_err(|e| e.to_string())?, &want)
+}
+
+/// Runs the suite.
+pub fn run(tap: &mut Tap, machine: &Machine) {
+    let options = &machine.options;
+    let seed = options.seed.unwrap_or_else(super::fresh_seed);
+    let count = options.count.unwrap_or(3000);
+    comment(&format!("{count} cases from --seed {seed} on"));
+    let scenario = scenario(seed);
+    let Ok(devices) = devices::open_all(&scenario) else {
+        tap.case("the devices open", || Err::<(), _>("they do not".into()));
+        return;
+    };
+    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
+        return;
+    };
+    // Larger blocks than pages need large folios, which not every kernel has.
+    let usable = |block: &u32| {
+        let path = lab.path(&workshop("in-place", *block)).join(NAME);
+        let made = File::create(&path).is_ok();
+        // Where it could not be made there is nothing to remove.
+        let _ = std::fs::remove_file(&path);
+        made
+    };
+    let blocks: Vec<u32> = BLOCK_SIZES.into_iter().filter(usable).collect();
+    if blocks.len() < BLOCK_SIZES.len() {
+        comment(&format!("this kernel takes blocks of {blocks:?} only"));
+    }
+    let names: Vec<&str> = ways().iter().map(|(name, _)| *name).collect();
+    let mut bench = Bench {
+        lab: &mut lab,
+        devices: &devices,
+    };
+    if let Some(text) = &options.case {
+        tap.case(text, || {
+            bench.run(&text.parse()?)?;
+            bench.violations()
+        });
+    } else {
+        for start in (0..count).step_by(BATCH as usize) {
+            let numbers = seed + start..seed + count.min(start + BATCH);
+            let name = format!("cases {} to {}", numbers.start, numbers.end - 1);
+            tap.case(&name, || bench.batch(numbers, &names, &blocks));
+        }
+    }
+    super::finish(tap, lab);
+}
