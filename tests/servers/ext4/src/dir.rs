@@ -42,7 +42,7 @@ const DT: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
 const DT_DIR: u8 = 4;
 
 /// Walks the records of one block, or of a part of an inline directory.
-struct Records<'a> {
+pub(crate) struct Records<'a> {
     bytes: &'a [u8],
     at: usize,
     has_types: bool,
@@ -52,7 +52,7 @@ struct Records<'a> {
 
 impl<'a> Records<'a> {
     /// The next record that is in use, with the offset behind it.
-    fn next(&mut self) -> Result<Option<(DirEntry<'a>, usize)>> {
+    pub(crate) fn next(&mut self) -> Result<Option<(DirEntry<'a>, usize)>> {
         while self.at < self.bytes.len() {
             let left = self.bytes.len() - self.at;
             let head = self.at;
@@ -92,7 +92,7 @@ impl<'a> Records<'a> {
 }
 
 /// A record length as stored; in blocks of 64 KiB two values mean "all of it".
-fn record_len(stored: u16, block: usize) -> usize {
+pub(crate) fn record_len(stored: u16, block: usize) -> usize {
     match stored {
         0 | 0xffff if block == 65536 => block,
         other => usize::from(other),
@@ -100,20 +100,32 @@ fn record_len(stored: u16, block: usize) -> usize {
 }
 
 /// Whether `block` is an inner node of the hash tree, hidden behind one empty record.
-fn is_inner_node(block: &[u8]) -> bool {
+pub(crate) fn is_inner_node(block: &[u8]) -> bool {
     le32(block, 0) == 0 && record_len(le16(block, 4), block.len()) == block.len()
 }
 
 const TAG_DIR: u64 = 3 << 60;
 
-/// A path through the hash tree: each level's entries and the one that was taken.
-struct Level {
-    entries: Vec<DxEntry>,
-    at: usize,
+/// One node on a path through the hash tree: its entries and the one that was taken.
+pub(crate) struct Level {
+    /// The block of the directory that it is in.
+    pub block: u32,
+    pub entries: Vec<DxEntry>,
+    pub at: usize,
+}
+
+/// A path through the hash tree.
+pub(crate) struct HashPath {
+    /// From the root down.
+    pub levels: Vec<Level>,
+    /// How names are hashed.
+    pub version: HashVersion,
+    /// The hash of the name that was looked for.
+    pub wanted: u32,
 }
 
 impl Volume {
-    fn records<'a>(&self, bytes: &'a [u8], at: usize, dir: u32) -> Records<'a> {
+    pub(crate) fn records<'a>(&self, bytes: &'a [u8], at: usize, dir: u32) -> Records<'a> {
         let has_types = self.sb.feature_incompat & incompat::FILETYPE != 0;
         Records {
             bytes,
@@ -126,7 +138,7 @@ impl Volume {
 
     /// Reads block `index` of a directory and checks it; `None` is a hole. `run` remembers the last
     /// answer of the block map.
-    fn dir_block(
+    pub(crate) fn dir_block(
         &self,
         dir: &Inode,
         index: u64,
@@ -258,6 +270,11 @@ impl Volume {
 
     /// Finds `name` in a directory.
     pub fn lookup(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
+        Ok(self.find_name(dir, name)?.map(|(ino, _)| ino))
+    }
+
+    /// Finds `name` in a directory: its inode, and the block of the directory that it is in.
+    pub(crate) fn find_name(&self, dir: &Inode, name: &[u8]) -> Result<Option<(u32, u64)>> {
         if !dir.is_dir() {
             return Err(Error::Errno(errno::ENOTDIR));
         }
@@ -277,11 +294,12 @@ impl Volume {
                 other => return other,
             }
         }
-        self.read_dir(
-            dir,
-            0,
-            |entry| Ok((entry.name == name).then_some(entry.ino)),
-        )
+        // The position behind an entry may be the beginning of the next block, but not that of the entry.
+        let block_size = u64::from(self.block_size());
+        self.read_dir(dir, 0, |entry| {
+            let block = entry.next.saturating_sub(1) / block_size;
+            Ok((entry.name == name).then_some((entry.ino, block)))
+        })
     }
 
     /// Reads the node at directory block `index` of the hash tree.
@@ -296,10 +314,15 @@ impl Volume {
         Ok(htree::parse_node_entries(block.bytes())?.1)
     }
 
-    fn lookup_hashed(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
+    /// Walks down the hash tree to the leaf for `name`.
+    pub(crate) fn hash_path(
+        &self,
+        dir: &Inode,
+        name: &[u8],
+        run: &mut Option<Run>,
+    ) -> Result<HashPath> {
         let ino = dir.ino();
-        let mut run = None;
-        let Some(root) = self.dir_block(dir, 0, &mut run)? else {
+        let Some(root) = self.dir_block(dir, 0, run)? else {
             return corrupt(format!("directory {ino}: no index root"));
         };
         let info = htree::parse_root_info(root.bytes())?;
@@ -315,21 +338,37 @@ impl Volume {
         let version = self.hash_version(info.hash_version);
         let wanted = hash::name_hash(name, version, &self.sb.hash_seed).major;
 
-        let mut path = vec![Level {
+        let mut levels = vec![Level {
+            block: 0,
             at: position(&entries, wanted),
             entries,
         }];
-        while path.len() <= usize::from(info.indirect_levels) {
-            let Some(child) = path.last().and_then(Level::child) else {
+        while levels.len() <= usize::from(info.indirect_levels) {
+            let Some(child) = levels.last().and_then(Level::child) else {
                 break;
             };
-            let entries = self.hash_node(dir, child, &mut run)?;
-            path.push(Level {
+            let entries = self.hash_node(dir, child, run)?;
+            levels.push(Level {
+                block: child,
                 at: position(&entries, wanted),
                 entries,
             });
         }
+        Ok(HashPath {
+            levels,
+            version,
+            wanted,
+        })
+    }
 
+    fn lookup_hashed(&self, dir: &Inode, name: &[u8]) -> Result<Option<(u32, u64)>> {
+        let ino = dir.ino();
+        let mut run = None;
+        let HashPath {
+            levels: mut path,
+            wanted,
+            ..
+        } = self.hash_path(dir, name, &mut run)?;
         loop {
             let Some(leaf) = path.last().and_then(Level::child) else {
                 return corrupt(format!("directory {ino}: empty index"));
@@ -340,7 +379,7 @@ impl Volume {
             let mut records = self.records(block.bytes(), 0, ino);
             while let Some((entry, _)) = records.next()? {
                 if entry.name == name {
-                    return Ok(Some(entry.ino));
+                    return Ok(Some((entry.ino, u64::from(leaf))));
                 }
             }
             // Names with one hash may fill more than one leaf; the next one then says so in the
@@ -374,6 +413,7 @@ impl Volume {
                 return Ok(false);
             };
             path[below] = Level {
+                block: child,
                 entries: self.hash_node(dir, child, run)?,
                 at: 0,
             };
@@ -382,14 +422,14 @@ impl Volume {
     }
 
     /// The hash a directory uses: its own, with the volume's idea of the signedness of `char`.
-    fn hash_version(&self, stored: HashVersion) -> HashVersion {
+    pub(crate) fn hash_version(&self, stored: HashVersion) -> HashVersion {
         hash::effective_version(stored, self.sb.unsigned_hash())
     }
 }
 
 impl Level {
     /// The directory block below. The upper bits of the number are reserved.
-    fn child(&self) -> Option<u32> {
+    pub(crate) fn child(&self) -> Option<u32> {
         self.entries
             .get(self.at)
             .map(|entry| entry.block & 0x0fff_ffff)

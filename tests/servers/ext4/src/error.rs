@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What can go wrong while reading a volume, and the errno each case becomes.
+//! What can go wrong with a volume, and the errno each case becomes.
 
 use std::{fmt, io};
 
@@ -8,21 +8,27 @@ pub mod errno {
     #![allow(missing_docs)]
     pub const ENOENT: i32 = 2;
     pub const EIO: i32 = 5;
+    pub const ENXIO: i32 = 6;
     pub const E2BIG: i32 = 7;
+    pub const EACCES: i32 = 13;
+    pub const EEXIST: i32 = 17;
     pub const ENOTDIR: i32 = 20;
     pub const EISDIR: i32 = 21;
     pub const EINVAL: i32 = 22;
     pub const ENOTTY: i32 = 25;
+    pub const EFBIG: i32 = 27;
+    pub const ENOSPC: i32 = 28;
     pub const EROFS: i32 = 30;
+    pub const EMLINK: i32 = 31;
     pub const ERANGE: i32 = 34;
     pub const ENAMETOOLONG: i32 = 36;
     pub const ENOSYS: i32 = 38;
+    pub const ENOTEMPTY: i32 = 39;
     pub const ENODATA: i32 = 61;
     pub const EBADMSG: i32 = 74;
     pub const EOPNOTSUPP: i32 = 95;
     pub const ESTALE: i32 = 116;
     pub const EUCLEAN: i32 = 117;
-    pub const ENXIO: i32 = 6;
 }
 
 /// The error of everything in this crate.
@@ -94,6 +100,11 @@ impl From<fs_ext4::Error> for Error {
             other => Error::Corrupt(other.to_string()),
         }
     }
+}
+
+/// Shorthand for an ordinary refusal.
+pub(crate) fn refuse<T>(errno: i32) -> Result<T> {
+    Err(Error::Errno(errno))
 }
 
 /// Shorthand for a corruption error.

@@ -10,6 +10,7 @@ pub mod compat {
     pub const DIR_INDEX: u32 = 0x20;
     pub const SPARSE_SUPER2: u32 = 0x200;
     pub const FAST_COMMIT: u32 = 0x400;
+    pub const ORPHAN_FILE: u32 = 0x1000;
 }
 
 /// `s_feature_incompat` bits.
@@ -33,7 +34,69 @@ pub mod incompat {
 pub mod ro_compat {
     #![allow(missing_docs)]
     pub const HUGE_FILE: u32 = 0x8;
+    pub const GDT_CSUM: u32 = 0x10;
+    pub const DIR_NLINK: u32 = 0x20;
     pub const BIGALLOC: u32 = 0x200;
+    pub const METADATA_CSUM: u32 = 0x400;
+    pub const ORPHAN_PRESENT: u32 = 0x1_0000;
+}
+
+/// Features that are read, but whose structures this server does not keep up when it writes. Single
+/// files with `inline_data`, and block-mapped ones, are refused one by one instead.
+const REFUSED_WRITE_COMPAT: &[(u32, &str)] = &[(compat::FAST_COMMIT, "fast_commit")];
+const REFUSED_WRITE_INCOMPAT: &[(u32, &str)] = &[
+    (incompat::META_BG, "meta_bg"),
+    (incompat::MMP, "mmp"),
+    (incompat::EA_INODE, "ea_inode"),
+    (incompat::LARGEDIR, "large_dir"),
+];
+const REFUSED_WRITE_RO_COMPAT: &[(u32, &str)] = &[
+    (0x100, "quota"),
+    (ro_compat::BIGALLOC, "bigalloc"),
+    (0x800, "replica"),
+    (0x1000, "read-only"),
+    (0x2000, "project"),
+    (0x4000, "shared_blocks"),
+    (
+        ro_compat::ORPHAN_PRESENT,
+        "orphan_present (let e2fsck or the kernel clean up first)",
+    ),
+];
+/// sparse_super, large_file, huge_file, uninit_bg, dir_nlink, extra_isize, metadata_csum.
+const WRITE_RO_COMPAT: u32 = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 | 0x40 | 0x400;
+
+/// Says why a volume that can be read cannot be written.
+pub fn check_write(compat: u32, incompat: u32, ro_compat: u32) -> Result<()> {
+    let mut missing: Vec<String> = Vec::new();
+    let mut named = 0;
+    for (set, refused) in [
+        (compat, REFUSED_WRITE_COMPAT),
+        (incompat, REFUSED_WRITE_INCOMPAT),
+        (ro_compat, REFUSED_WRITE_RO_COMPAT),
+    ] {
+        let found = refused.iter().filter(|(bit, _)| set & bit != 0);
+        missing.extend(found.map(|(_, name)| name.to_string()));
+    }
+    for (bit, _) in REFUSED_WRITE_RO_COMPAT {
+        named |= bit;
+    }
+    let unknown = ro_compat & !WRITE_RO_COMPAT & !named;
+    if unknown != 0 {
+        missing.push(format!(
+            "unknown read-only-compatible features {unknown:#x}"
+        ));
+    }
+    if incompat & incompat::EXTENTS == 0 {
+        missing.push("block-mapped files (no extent feature)".into());
+    }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Unsupported(format!(
+            "writing to a volume with {}",
+            missing.join(", ")
+        )))
+    }
 }
 
 const READ_INCOMPAT: u32 = incompat::FILETYPE

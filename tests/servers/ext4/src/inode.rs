@@ -115,6 +115,16 @@ impl Inode {
         self.parsed.generation
     }
 
+    /// `i_links_count`.
+    pub fn links(&self) -> u16 {
+        self.parsed.links_count
+    }
+
+    /// `i_dtime`.
+    pub(crate) fn dtime(&self) -> u32 {
+        le32(self.raw(), 0x14)
+    }
+
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.mode() & mode::TYPE == mode::DIR
@@ -225,7 +235,8 @@ impl Volume {
             return corrupt(format!("reserved inode {ino} is linked into the tree"));
         }
         let inode = self.any_inode(ino)?;
-        if inode.parsed.links_count == 0 || inode.mode() == 0 {
+        let unnamed = inode.parsed.links_count == 0 && !self.is_orphan(ino);
+        if unnamed || inode.mode() == 0 {
             return Err(Error::Errno(errno::ESTALE));
         }
         let refused = inode.flags() & (flags::ENCRYPT | flags::VERITY | flags::EA_INODE);

@@ -16,11 +16,11 @@ use crate::{
 pub const MAX_BLOCKS: u64 = 1 << 32;
 
 /// Entries of 12 bytes, headers too.
-const ENTRY: usize = 12;
-const MAGIC: u16 = 0xf30a;
-const MAX_DEPTH: u16 = 5;
+pub(crate) const ENTRY: usize = 12;
+pub(crate) const MAGIC: u16 = 0xf30a;
+pub(crate) const MAX_DEPTH: u16 = 5;
 /// An extent longer than this is unwritten, and as much shorter.
-const MAX_WRITTEN: u16 = 32768;
+pub(crate) const MAX_WRITTEN: u16 = 32768;
 
 /// What a run of file blocks is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +90,12 @@ impl Run {
 }
 
 /// One record of a leaf of the extent tree.
-#[derive(Clone, Copy)]
-struct Extent {
-    first: u64,
-    len: u64,
-    at: u64,
-    unwritten: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub first: u64,
+    pub len: u64,
+    pub at: u64,
+    pub unwritten: bool,
 }
 
 impl Extent {
@@ -114,14 +114,14 @@ impl Extent {
 }
 
 /// A node of the extent tree whose header fits the bytes it is in.
-struct Node<'a> {
+pub(crate) struct Node<'a> {
     bytes: &'a [u8],
-    depth: u16,
-    entries: usize,
+    pub depth: u16,
+    pub entries: usize,
 }
 
 impl<'a> Node<'a> {
-    fn parse(bytes: &'a [u8], ino: u32) -> Result<Self> {
+    pub(crate) fn parse(bytes: &'a [u8], ino: u32) -> Result<Self> {
         let entries = usize::from(le16(bytes, 2));
         let max = usize::from(le16(bytes, 4));
         let depth = le16(bytes, 6);
@@ -136,15 +136,15 @@ impl<'a> Node<'a> {
         })
     }
 
-    fn entry(&self, index: usize) -> &'a [u8] {
+    pub(crate) fn entry(&self, index: usize) -> &'a [u8] {
         &self.bytes[(index + 1) * ENTRY..(index + 2) * ENTRY]
     }
 
-    fn first_block(&self, index: usize) -> u64 {
+    pub(crate) fn first_block(&self, index: usize) -> u64 {
         u64::from(le32(self.entry(index), 0))
     }
 
-    fn extent(&self, index: usize) -> Extent {
+    pub(crate) fn extent(&self, index: usize) -> Extent {
         let entry = self.entry(index);
         let stored = le16(entry, 4);
         let unwritten = stored > MAX_WRITTEN;
@@ -160,13 +160,13 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn child(&self, index: usize) -> u64 {
+    pub(crate) fn child(&self, index: usize) -> u64 {
         let entry = self.entry(index);
         u64::from(le16(entry, 8)) << 32 | u64::from(le32(entry, 4))
     }
 
     /// The last entry that starts at or before `block`.
-    fn find(&self, block: u64) -> Option<usize> {
+    pub(crate) fn find(&self, block: u64) -> Option<usize> {
         let (mut low, mut high) = (0, self.entries);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -185,7 +185,7 @@ const TAG_EXTENTS: u64 = 1 << 60;
 
 impl Volume {
     /// Checks every record of a node: ascending, not overlapping, and on the volume.
-    fn check_node(&self, node: &Node<'_>, ino: u32) -> Result<()> {
+    pub(crate) fn check_node(&self, node: &Node<'_>, ino: u32) -> Result<()> {
         let mut next_free = 0;
         for index in 0..node.entries {
             let first = node.first_block(index);
@@ -211,13 +211,18 @@ impl Volume {
     }
 
     /// Reads the extent block `at`, which must be at `depth`, and checks it the first time.
-    fn extent_block(&self, inode: &Inode, at: u64, depth: u16) -> Result<std::sync::Arc<Block>> {
+    pub(crate) fn extent_block(
+        &self,
+        ino: u32,
+        generation: u32,
+        at: u64,
+        depth: u16,
+    ) -> Result<std::sync::Arc<Block>> {
         let block = self.device.block(at)?;
-        let ino = inode.ino();
         let tag = TAG_EXTENTS | u64::from(depth) << 32 | u64::from(ino);
         block.checked_once(tag, |bytes| {
             if self.csum.enabled {
-                self.check_extent_tail(inode, bytes)?;
+                self.check_extent_tail(ino, generation, bytes)?;
             }
             let node = Node::parse(bytes, ino)?;
             if node.depth != depth {
@@ -229,19 +234,13 @@ impl Volume {
     }
 
     /// The checksum of an extent block follows its last possible entry.
-    fn check_extent_tail(&self, inode: &Inode, bytes: &[u8]) -> Result<()> {
+    fn check_extent_tail(&self, ino: u32, generation: u32, bytes: &[u8]) -> Result<()> {
         let tail = ENTRY * (1 + usize::from(le16(bytes, 4)));
         let Some(end) = tail.checked_add(4).filter(|end| *end <= bytes.len()) else {
-            return corrupt(format!("inode {}: extent header", inode.ino()));
+            return corrupt(format!("inode {ino}: extent header"));
         };
-        if !self
-            .csum
-            .verify_extent_tail(inode.ino(), inode.generation(), &bytes[..end])
-        {
-            return Err(Error::Checksum(format!(
-                "extent block of inode {}",
-                inode.ino()
-            )));
+        if !self.csum.verify_extent_tail(ino, generation, &bytes[..end]) {
+            return Err(Error::Checksum(format!("extent block of inode {ino}")));
         }
         Ok(())
     }
@@ -263,7 +262,7 @@ impl Volume {
             if index + 1 < node.entries {
                 limit = limit.min(node.first_block(index + 1));
             }
-            held = self.extent_block(inode, node.child(index), node.depth - 1)?;
+            held = self.extent_block(ino, inode.generation(), node.child(index), node.depth - 1)?;
             node = Node::parse(held.bytes(), ino)?;
         }
 

@@ -276,8 +276,12 @@ impl Filesystem for Server {
 
     fn ready(&self, connection: &Arc<Connection>) -> io::Result<()> {
         let device = if connection.has_iomap() {
+            let file = self
+                .volume
+                .file()
+                .ok_or_else(|| io::Error::other("the volume is not on a device"))?;
             let id = connection
-                .backing_open(self.volume.file(), BackingType::Iomap)
+                .backing_open(file, BackingType::Iomap)
                 .map_err(|err| {
                     io::Error::new(
                         err.kind(),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Opening a volume: superblock, features, group descriptors, and the journal replayed in memory.
+//! Opening a volume: superblock, features, group descriptors, and the journal replayed in memory. What
+//! mounting for writing adds to that is in `mount`.
 
 use std::{collections::BTreeSet, fs::File, sync::Arc};
 
@@ -11,15 +12,17 @@ use fs_ext4::{
 
 use crate::{
     device::{Device, RawDevice},
+    disk::FileDisk,
     error::{Error, Result, corrupt},
     features::{self, compat, incompat, ro_compat},
     inode::{ROOT, le16, le32},
+    txn::Rw,
 };
 
 /// Metadata kept in memory, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
 
-/// A mounted (read-only) volume. All methods take `&self` and may run in parallel.
+/// A mounted volume. All methods take `&self` and may run in parallel.
 pub struct Volume {
     pub(crate) device: Device,
     pub(crate) sb: Superblock,
@@ -28,7 +31,11 @@ pub struct Volume {
     /// Blocks whose newest contents are in the journal alone.
     pub(crate) in_journal: BTreeSet<u64>,
     replayed: usize,
+    /// The last transaction in the journal, if it was replayed.
+    pub(crate) last_replayed: Option<u32>,
     statfs: StatFs,
+    /// What there is only if the volume is mounted for writing.
+    pub(crate) rw: Option<Rw>,
 }
 
 /// What statfs(2) reports.
@@ -49,9 +56,12 @@ pub struct StatFs {
 }
 
 impl Volume {
-    /// Opens the volume on `file`, which need only be readable.
+    /// Opens the volume on `file`, which need only be readable, for reading.
     pub fn open(file: File) -> Result<Self> {
-        let raw = RawDevice::new(file)?;
+        Self::open_device(RawDevice::new(Arc::new(FileDisk::new(file)?)))
+    }
+
+    pub(crate) fn open_device(raw: RawDevice) -> Result<Self> {
         check_features(&raw)?;
         let sb = Superblock::read(&raw).map_err(|err| match err {
             fs_ext4::Error::BadMagic { .. } => {
@@ -61,13 +71,14 @@ impl Volume {
         })?;
         check_superblock(&sb, &raw)?;
 
-        let mut device = Device::new(raw.try_clone()?, sb.block_size(), CACHE_BYTES);
-        let replayed = if sb.feature_incompat & incompat::RECOVER != 0 {
+        let mut device = Device::new(raw.clone(), sb.block_size(), CACHE_BYTES);
+        let last_replayed = if sb.feature_incompat & incompat::RECOVER != 0 {
             replay(&sb, raw, &mut device)?
         } else {
-            0
+            None
         };
         let in_journal: BTreeSet<u64> = device.overlaid().collect();
+        let replayed = in_journal.len();
 
         // The journal may hold a newer superblock and newer descriptors.
         let sb = if replayed > 0 {
@@ -90,7 +101,9 @@ impl Volume {
             csum,
             in_journal,
             replayed,
+            last_replayed,
             statfs: StatFs::default(),
+            rw: None,
         };
         volume.statfs = volume.compute_statfs()?;
         let root = volume.inode(ROOT)?;
@@ -110,8 +123,8 @@ impl Volume {
         self.sb.uuid
     }
 
-    /// The block device, as it was opened.
-    pub fn file(&self) -> &File {
+    /// The block device, as it was opened, if it is one.
+    pub fn file(&self) -> Option<&File> {
         self.device.file()
     }
 
@@ -148,9 +161,19 @@ impl Volume {
         }
     }
 
-    /// What statfs(2) reports. The volume does not change, so neither does this.
+    /// What statfs(2) reports.
     pub fn statfs(&self) -> StatFs {
-        self.statfs
+        let Some(rw) = &self.rw else {
+            return self.statfs;
+        };
+        let state = rw.read();
+        let reserved = self.statfs.free.saturating_sub(self.statfs.available);
+        StatFs {
+            free: state.free_blocks,
+            available: state.free_blocks.saturating_sub(reserved),
+            files_free: state.free_inodes,
+            ..self.statfs
+        }
     }
 
     pub(crate) fn cluster_blocks(&self) -> u64 {
@@ -249,11 +272,11 @@ fn check_superblock(sb: &Superblock, device: &dyn fs_ext4::block_io::BlockDevice
     Ok(())
 }
 
-/// Puts the blocks of the journal's committed transactions into `device`'s overlay and returns how
-/// many there are. The journal's contents are metadata, and file data if the file was journaled; files
+/// Puts the blocks of the journal's committed transactions into `device`'s overlay and returns the
+/// sequence number of the last. The journal's contents are metadata, and file data if the file was journaled; files
 /// with blocks of the second kind must not be read from the device behind this server's back, see
 /// [`Volume::data_in_journal`].
-fn replay(sb: &Superblock, raw: RawDevice, device: &mut Device) -> Result<usize> {
+fn replay(sb: &Superblock, raw: RawDevice, device: &mut Device) -> Result<Option<u32>> {
     if sb.feature_compat & compat::FAST_COMMIT != 0 {
         return Err(Error::Unsupported(
             "the journal needs recovery and has fast commits; let e2fsck or the kernel replay it"
@@ -268,10 +291,10 @@ fn replay(sb: &Superblock, raw: RawDevice, device: &mut Device) -> Result<usize>
     }
     let fs = fs_ext4::Filesystem::mount(Arc::new(raw))?;
     let Some(journal) = fs_ext4::jbd2::read_superblock(&fs)? else {
-        return Ok(0);
+        return Ok(None);
     };
     if journal.is_clean() {
-        return Ok(0);
+        return Ok(None);
     }
     let plan = fs_ext4::journal::walk(&fs, &journal)?;
     let inode = fs_ext4::inode::Inode::parse(&fs.read_inode_raw(sb.journal_inode)?)?;
@@ -290,5 +313,8 @@ fn replay(sb: &Superblock, raw: RawDevice, device: &mut Device) -> Result<usize>
         // In log order, so that the newest copy of a block stays.
         device.overlay(write.fs_block, data);
     }
-    Ok(device.overlaid().count())
+    let before = journal.sequence.wrapping_sub(1);
+    Ok(Some(
+        plan.next_sequence.map_or(before, |_| plan.last_commit),
+    ))
 }

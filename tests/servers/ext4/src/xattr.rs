@@ -5,16 +5,18 @@
 use crate::{
     error::{Error, Result, corrupt, errno},
     inode::{Inode, flags, le16, le32},
+    map::Target,
     volume::Volume,
+    xattrs::{self, Attribute},
 };
 
-const MAGIC: u32 = 0xea02_0000;
+pub(crate) const MAGIC: u32 = 0xea02_0000;
 const ENTRY: usize = 16;
 /// No attribute is longer (`XATTR_SIZE_MAX`).
-const MAX_VALUE: usize = 65536;
+pub(crate) const MAX_VALUE: usize = 65536;
 
-const INDEX_ACL_ACCESS: u8 = 2;
-const INDEX_ACL_DEFAULT: u8 = 3;
+pub(crate) const INDEX_ACL_ACCESS: u8 = 2;
+pub(crate) const INDEX_ACL_DEFAULT: u8 = 3;
 const INDEX_SYSTEM: u8 = 7;
 
 /// Name indices with their prefixes, as far as users see them. Index 7 (`system.`) holds inline data.
@@ -36,6 +38,37 @@ struct Entry<'a> {
 enum Value<'a> {
     Here(&'a [u8]),
     InInode { ino: u32, size: usize },
+}
+
+impl Entry<'_> {
+    fn taken_out(&self) -> Result<Attribute> {
+        let Value::Here(value) = self.value else {
+            return xattrs::not_here();
+        };
+        Ok(Attribute {
+            index: self.index,
+            name: self.name.to_vec(),
+            value: value.to_vec(),
+        })
+    }
+}
+
+/// A name as users see it, as index and rest.
+pub(crate) fn split_name(name: &[u8]) -> Result<(u8, &[u8])> {
+    let known = PREFIXES.iter().find_map(|(index, prefix)| {
+        let rest = name.strip_prefix(*prefix)?;
+        // The ACLs' names are complete, all other prefixes need something behind them.
+        let whole = matches!(*index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT);
+        (whole == rest.is_empty()).then_some((*index, rest))
+    });
+    known.ok_or(Error::Errno(errno::EOPNOTSUPP))
+}
+
+/// The attributes in an area, for tests of what writes them.
+#[cfg(test)]
+pub(crate) fn taken_out(area: &[u8], first: usize, ino: u32) -> Result<Vec<Attribute>> {
+    let all = entries(area, first, ino)?;
+    all.iter().map(Entry::taken_out).collect()
 }
 
 /// Splits the entries from `first` on. Value offsets count from the start of `area`.
@@ -109,8 +142,8 @@ fn inode_area(inode: &Inode) -> Result<Option<&[u8]>> {
 }
 
 /// The version of the ACL format on disk, and of the one system calls carry.
-const ACL_ON_DISK: u32 = 1;
-const ACL_XATTR: u32 = 2;
+pub(crate) const ACL_ON_DISK: u32 = 1;
+pub(crate) const ACL_XATTR: u32 = 2;
 const ACL_USER: u16 = 0x02;
 const ACL_GROUP: u16 = 0x08;
 const ACL_NO_ID: u32 = u32::MAX;
@@ -203,6 +236,26 @@ impl Volume {
         }
     }
 
+    /// All attributes whose values are with them.
+    pub(crate) fn attributes(&self, inode: &Inode) -> Result<Vec<Attribute>> {
+        let mut all = Vec::new();
+        self.each_xattr(inode, |entry| -> Result<Option<()>> {
+            all.push(entry.taken_out()?);
+            Ok(None)
+        })?;
+        Ok(all)
+    }
+
+    /// The stored value of one attribute.
+    pub(crate) fn find_xattr(
+        &self,
+        inode: &Inode,
+        index: u8,
+        name: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        self.find(inode, index, name)
+    }
+
     fn find(&self, inode: &Inode, index: u8, name: &[u8]) -> Result<Option<Vec<u8>>> {
         self.each_xattr(inode, |entry| {
             if entry.index == index && entry.name == name {
@@ -232,15 +285,7 @@ impl Volume {
 
     /// The value of one attribute, as getxattr(2) returns it.
     pub fn xattr(&self, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
-        let known = PREFIXES.iter().find_map(|(index, prefix)| {
-            let rest = name.strip_prefix(*prefix)?;
-            // The ACLs' names are complete, all other prefixes need something behind them.
-            let whole = matches!(*index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT);
-            (whole == rest.is_empty()).then_some((*index, rest))
-        });
-        let Some((index, rest)) = known else {
-            return Err(Error::Errno(errno::EOPNOTSUPP));
-        };
+        let (index, rest) = split_name(name)?;
         let value = self
             .find(inode, index, rest)?
             .ok_or(Error::Errno(errno::ENODATA))?;
@@ -286,10 +331,19 @@ impl Volume {
                 Some(target) if target.len() < 60 => target.to_vec(),
                 _ => return bad(),
             }
-        } else {
+        } else if size > u64::from(self.block_size()) {
             let mut target = vec![0; size as usize];
             self.read(inode, 0, &mut target)?;
             target
+        } else {
+            // Written as metadata, so the newest copy may be in memory alone.
+            let Target::Mapped(at) = self.run(inode, 0, 1)?.target else {
+                return bad();
+            };
+            match self.device.block(at)?.bytes().get(..size as usize) {
+                Some(target) => target.to_vec(),
+                None => return bad(),
+            }
         };
         // The kernel takes the target as a string.
         if let Some(end) = target.iter().position(|byte| *byte == 0) {

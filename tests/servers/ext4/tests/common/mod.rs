@@ -3,6 +3,10 @@
 //! fail: a test that quietly does nothing is worth nothing.
 #![allow(dead_code)] // Each test uses its part of this.
 
+pub mod disk;
+pub mod kernel;
+pub mod random;
+
 use std::{
     collections::VecDeque,
     env,
@@ -85,13 +89,54 @@ pub fn dirty_image(path: &Path, expected: &Path, options: &[&str]) {
 
 /// An empty image.
 pub fn mke2fs(path: &Path, options: &[&str]) {
+    mke2fs_sized(path, options, "16M");
+}
+
+/// An empty image of some size.
+pub fn mke2fs_sized(path: &Path, options: &[&str], size: &str) {
     output(
         Command::new("mke2fs")
             .args(["-q", "-F"])
             .args(options)
             .arg(path)
-            .arg("16M"),
+            .arg(size),
     );
+}
+
+/// Fails unless e2fsck finds nothing.
+pub fn e2fsck(image: &Path, context: &str) {
+    let result = Command::new("e2fsck")
+        .args(["-fn"])
+        .arg(image)
+        .env("PATH", search_path())
+        .output()
+        .unwrap();
+    assert!(
+        result.status.success(),
+        "{context}: e2fsck finds fault with {}:\n{}{}",
+        image.display(),
+        String::from_utf8_lossy(&result.stdout),
+        String::from_utf8_lossy(&result.stderr)
+    );
+}
+
+/// Lets e2fsck repair; returns what it says.
+pub fn e2fsck_repair(image: &Path) -> String {
+    let result = Command::new("e2fsck")
+        .args(["-fy"])
+        .arg(image)
+        .env("PATH", search_path())
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&result.stdout).into_owned();
+    assert!(
+        matches!(result.status.code(), Some(0 | 1)),
+        "e2fsck of {} failed:\n{text}{}",
+        image.display(),
+        String::from_utf8_lossy(&result.stderr)
+    );
+    text
 }
 
 /// Runs debugfs commands on an image; the answers come in order, each without its command.

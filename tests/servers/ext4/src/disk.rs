@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! The block device below everything: positioned reads and writes, and its flush.
+//!
+//! It is a trait so that tests can put a disk there whose power fails.
+
+use std::{
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::OFlags;
+
+/// A disk with a volatile cache, as disks are.
+pub trait Disk: Send + Sync {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+    /// Fills `buf` from `offset`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    /// Writes `data` at `offset`, both multiples of the filesystem's block size.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Returns once all that was written before is on stable storage, by whomever.
+    fn flush(&self) -> io::Result<()>;
+    /// What the kernel can be told to use, if it is a device that it knows.
+    fn file(&self) -> Option<&File> {
+        None
+    }
+}
+
+/// Buffers for direct I/O begin at, and reads are rounded to, multiples of this. No logical block is
+/// larger.
+const ALIGN: usize = 4096;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` on `len` bytes of memory that direct I/O accepts.
+fn with_aligned<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        if scratch.len() < len + ALIGN {
+            scratch.resize(len + ALIGN, 0);
+        }
+        let skip = scratch.as_ptr().align_offset(ALIGN).min(ALIGN);
+        f(&mut scratch[skip..skip + len])
+    })
+}
+
+/// A block device, or an image in a file.
+pub struct FileDisk {
+    file: File,
+    size: u64,
+    direct: bool,
+}
+
+impl FileDisk {
+    /// Takes a file that is already open, and goes through its page cache.
+    pub fn new(file: File) -> io::Result<Self> {
+        // The length of a block device is zero in its metadata; seeking finds the true one.
+        let size = (&file).seek(SeekFrom::End(0))?;
+        Ok(Self {
+            file,
+            size,
+            direct: false,
+        })
+    }
+
+    /// Opens a device for writing past its page cache. The kernel moves file data past it too, so
+    /// a page in there could be stale, or be written over newer data.
+    pub fn open_writable(path: &Path) -> io::Result<Self> {
+        let open = |flags: OFlags| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(flags.bits() as i32)
+                .open(path)
+        };
+        // Images on filesystems without direct I/O are of use for tests, and nobody else writes there.
+        match open(OFlags::DIRECT) {
+            Ok(file) => Ok(Self {
+                direct: true,
+                ..Self::new(file)?
+            }),
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => {
+                Self::new(open(OFlags::empty())?)
+            }
+            Err(err) => Err(err),
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if !self.direct {
+            return self.file.read_exact_at(buf, offset);
+        }
+        let align = ALIGN as u64;
+        let start = offset / align * align;
+        let end = (offset + buf.len() as u64)
+            .next_multiple_of(align)
+            .min(self.size);
+        with_aligned((end - start) as usize, |aligned| {
+            self.file.read_exact_at(aligned, start)?;
+            let from = (offset - start) as usize;
+            buf.copy_from_slice(&aligned[from..from + buf.len()]);
+            Ok(())
+        })
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if !self.direct {
+            return self.file.write_all_at(data, offset);
+        }
+        with_aligned(data.len(), |aligned| {
+            aligned.copy_from_slice(data);
+            self.file.write_all_at(aligned, offset)
+        })
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+}
