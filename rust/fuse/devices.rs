@@ -7,11 +7,10 @@
 //! is "in use" for the server that wants to close it.
 #![deny(unsafe_code)]
 
-use crate::fuse::Device;
+use crate::{fuse::Device, once::get_or_make};
 use kernel::{
     prelude::*,
-    sync::SetOnce,
-    time::{delay::fsleep, Delta}, //
+    sync::SetOnce, //
 };
 
 /// Devices in a [`Chunk`].
@@ -45,23 +44,6 @@ impl Chunk {
             GFP_KERNEL,
         )?)
     }
-
-    /// Returns the chunk at a place, which gets one if it has none.
-    ///
-    /// May sleep.
-    fn get_or_new(place: &SetOnce<KBox<Self>>) -> Result<&Self> {
-        if place.as_ref().is_none() {
-            // If another task is quicker, its chunk is as good.
-            let _ = place.populate(Self::new()?);
-        }
-        loop {
-            if let Some(chunk) = place.as_ref() {
-                return Ok(chunk);
-            }
-            // Another task is half way through `populate`, a few instructions.
-            fsleep(Delta::from_micros(1));
-        }
-    }
 }
 
 impl DeviceSet {
@@ -87,7 +69,7 @@ impl DeviceSet {
 
         let mut next = &self.rest;
         for _ in 0..MAX_CHUNKS {
-            let chunk = Chunk::get_or_new(next)?;
+            let chunk = get_or_make(next, Chunk::new)?;
 
             for slot in &chunk.slots {
                 if let Some(found) = Self::try_slot(slot, id, &open) {
@@ -98,6 +80,23 @@ impl DeviceSet {
         }
 
         Err(ENOSPC)
+    }
+
+    /// Calls `f` for each device, until it fails.
+    pub(crate) fn try_for_each(&self, mut f: impl FnMut(&Device) -> Result) -> Result {
+        let Some(device) = self.first.as_ref() else {
+            return Ok(());
+        };
+        f(device)?;
+
+        let mut next = &self.rest;
+        while let Some(chunk) = next.as_ref() {
+            for device in chunk.slots.iter().filter_map(SetOnce::as_ref) {
+                f(device)?;
+            }
+            next = &chunk.next;
+        }
+        Ok(())
     }
 
     /// Looks into a slot and fills it if it is empty.

@@ -16,14 +16,19 @@ use kernel::{
         self,
         fuse_iomap_begin_in,
         fuse_iomap_begin_out,
+        fuse_fallocate_in,
         fuse_iomap_end_in,
-        fuse_iomap_io, //
+        fuse_iomap_io,
+        fuse_iomap_ioend_in,
+        fuse_iomap_ioend_out, //
     },
+    error::to_result,
     ffi::{c_char, c_int, c_uint, c_ulong, c_void},
-    fs::{BlockDevice, Inode},
+    fs::{BlockDevice, Inode, LocalFile, NofsScope, Offset},
     prelude::*,
     sync::atomic::{Atomic, Relaxed},
     tracepoint::declare_trace,
+    workqueue::Queue,
 };
 
 /// A device that a server has registered with a connection (`struct fuse_backing`).
@@ -62,6 +67,16 @@ impl Drop for Device {
         // SAFETY: By the type invariant the reference is ours, and it is not used any more.
         unsafe { bindings::fuse_backing_put(self.backing.as_ptr()) };
     }
+}
+
+/// Whether the task that waits for an answer can be killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// It can, as long as the server has not taken the request.
+    Killable,
+    /// It cannot, because data or the server's view of it would be lost: only the server's death
+    /// ends the request, for which there always is memory.
+    Forced,
 }
 
 /// An inode in iomap mode.
@@ -123,11 +138,28 @@ impl<'a> IomapInode<'a> {
         NonNull::new(backing).map(|backing| Device { backing, id })
     }
 
+    /// The inode as the VFS knows it.
+    pub(crate) fn vfs(self) -> &'a Inode {
+        self.0
+    }
+
+    /// Where work on the completions of this connection is done.
+    pub(crate) fn ioend_queue(self) -> &'a Queue {
+        // SAFETY: The connection is alive by the type invariant, and its workqueue as long; it was
+        // made before there were inodes in iomap mode.
+        unsafe { Queue::from_raw((*conn(self.0)).iomap_state.ioend_wq) }
+    }
+
     /// Asks the server for a mapping.
     ///
-    /// May sleep, for as long as the server likes; a fatal signal or the server's death ends it.
+    /// May sleep, for as long as the server likes; its death ends it, and a fatal signal depending
+    /// on `patience`.
     /// Fails with what the server answers, `EIO` if that makes no sense, or `ENOTCONN`.
-    pub(crate) fn send_begin(self, request: &fuse_iomap_begin_in) -> Result<fuse_iomap_begin_out> {
+    pub(crate) fn send_begin(
+        self,
+        request: &fuse_iomap_begin_in,
+        patience: Patience,
+    ) -> Result<fuse_iomap_begin_out> {
         let mut reply = fuse_iomap_begin_out::default();
 
         let answer = send(
@@ -135,6 +167,7 @@ impl<'a> IomapInode<'a> {
             bindings::fuse_opcode_FUSE_IOMAP_BEGIN,
             request,
             Some(&mut reply),
+            patience,
         );
         match answer {
             Ok(()) => Ok(reply),
@@ -148,18 +181,21 @@ impl<'a> IomapInode<'a> {
 
     /// Tells the server that a mapping has been used.
     ///
-    /// May sleep, like [`IomapInode::send_begin`].  A server that does not want to know is not
+    /// May sleep, until the server answers or dies.  A server that does not want to know is not
     /// told again.
     pub(crate) fn send_end(self, request: &fuse_iomap_end_in) -> Result {
-        // SAFETY: The connection is alive by the type invariant, and this field of it is only
-        // accessed here.
-        let no_end =
-            unsafe { Atomic::from_ptr(&raw mut (*conn(self.0)).iomap_state.no_end.counter) };
+        let no_end = self.no_end();
         if no_end.load(Relaxed) != 0 {
             return Ok(());
         }
 
-        let answer = send::<_, ()>(self, bindings::fuse_opcode_FUSE_IOMAP_END, request, None);
+        let answer = send::<_, ()>(
+            self,
+            bindings::fuse_opcode_FUSE_IOMAP_END,
+            request,
+            None,
+            Patience::Forced,
+        );
         match answer {
             Err(error) if error == ENOSYS => {
                 no_end.store(1, Relaxed);
@@ -167,6 +203,102 @@ impl<'a> IomapInode<'a> {
             }
             answer => answer,
         }
+    }
+
+    /// Tells the server that data is on the device, and returns the size of the file on disk.
+    ///
+    /// May sleep, until the server answers or dies.  A server that does not want to know is not
+    /// told again, and then there is no size.
+    pub(crate) fn send_ioend(self, request: &fuse_iomap_ioend_in) -> Result<Option<u64>> {
+        let no_ioend = self.no_ioend();
+        if no_ioend.load(Relaxed) != 0 {
+            return Ok(None);
+        }
+
+        let mut reply = fuse_iomap_ioend_out::default();
+        let answer = send(
+            self,
+            bindings::fuse_opcode_FUSE_IOMAP_IOEND,
+            request,
+            Some(&mut reply),
+            Patience::Forced,
+        );
+        match answer {
+            Ok(()) => Ok(Some(reply.newsize)),
+            Err(error) if error == ENOSYS => {
+                no_ioend.store(1, Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the server to change the blocks of a file (`FUSE_FALLOCATE`).
+    ///
+    /// May sleep, until the server answers or dies.  Fails with `EOPNOTSUPP` if it cannot.
+    pub(crate) fn send_fallocate(self, request: &fuse_fallocate_in) -> Result {
+        let no_fallocate = self.no_fallocate();
+        if no_fallocate.load(Relaxed) != 0 {
+            return Err(EOPNOTSUPP);
+        }
+
+        let answer = send::<_, ()>(
+            self,
+            bindings::fuse_opcode_FUSE_FALLOCATE,
+            request,
+            None,
+            Patience::Forced,
+        );
+        match answer {
+            Err(error) if error == ENOSYS => {
+                no_fallocate.store(1, Relaxed);
+                Err(EOPNOTSUPP)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Asks the server to make a file stable (`FUSE_FSYNC`), and returns whether it has.
+    ///
+    /// May sleep; a fatal signal or the server's death ends it.
+    pub(crate) fn send_fsync(self, file: &LocalFile, datasync: bool) -> Result<bool> {
+        let no_fsync = self.no_fsync();
+        if no_fsync.load(Relaxed) != 0 {
+            return Ok(false);
+        }
+
+        // SAFETY: The file is open and one of this inode's, so FUSE's.
+        let answer = to_result(unsafe {
+            bindings::fuse_fsync_common(
+                file.as_ptr(),
+                0,
+                Offset::MAX,
+                c_int::from(datasync),
+                bindings::fuse_opcode_FUSE_FSYNC as c_int,
+            )
+        });
+        match answer {
+            Ok(()) => Ok(true),
+            Err(error) if error == ENOSYS => {
+                no_fsync.store(1, Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reports an answer to IOEND with an impossible size, in the log.
+    pub(crate) fn report_newsize(self, rule: Rule, request: &fuse_iomap_ioend_in, newsize: u64) {
+        // SAFETY: The inode is alive by the type invariant, and the others for the call.
+        unsafe {
+            bindings::fuse_iomap_report_newsize(
+                self.0.as_ptr(),
+                rule as c_uint,
+                rule.name().as_char_ptr(),
+                request,
+                newsize,
+            )
+        };
     }
 
     /// Reports a mapping that breaks a rule, in the log and to the trace.
@@ -182,6 +314,37 @@ impl<'a> IomapInode<'a> {
         };
         // SAFETY: All are references, and the name of a rule is a C string.
         unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_char_ptr(), wire) };
+    }
+}
+
+/// Gives access to the flags of a connection that say what its server does not do.
+macro_rules! conn_flags {
+    ($($name:ident),*) => {
+        impl<'a> IomapInode<'a> {
+            $(
+                fn $name(self) -> &'a Atomic<i32> {
+                    // SAFETY: The connection is alive by the type invariant, and this field of it
+                    // is only accessed here.
+                    unsafe {
+                        Atomic::from_ptr(&raw mut (*conn(self.0)).iomap_state.$name.counter)
+                    }
+                }
+            )*
+        }
+    };
+}
+
+conn_flags!(no_end, no_ioend, no_fallocate, no_fsync);
+
+/// The server's handle of an open file.
+///
+/// `file` must be FUSE's.
+pub(crate) fn file_handle(file: &LocalFile) -> u64 {
+    // SAFETY: The file is open, and FUSE keeps its `struct fuse_file` there as long.
+    unsafe {
+        let fuse_file: *const bindings::fuse_file = (*file.as_ptr()).private_data.cast();
+
+        (*fuse_file).fh
     }
 }
 
@@ -251,23 +414,35 @@ unsafe impl Wire for fuse_iomap_begin_in {}
 unsafe impl Wire for fuse_iomap_begin_out {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_iomap_end_in {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_iomap_ioend_in {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_iomap_ioend_out {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_fallocate_in {}
 // SAFETY: There are no bytes.
 unsafe impl Wire for () {}
 
 /// Sends a request about an inode and waits for the answer.
 ///
 /// May sleep.  A reply of another length than that of `R` fails with `EIO`.
+///
+/// Memory for the request is not taken from filesystems: who waits for the answer may hold locks of
+/// the page cache, or be what reclaim waits for.
 fn send<T: Wire, R: Wire>(
     inode: IomapInode<'_>,
     opcode: bindings::fuse_opcode,
     request: &T,
     reply: Option<&mut R>,
+    patience: Patience,
 ) -> Result {
+    let _nofs = NofsScope::new();
     let mut args: bindings::fuse_args = pin_init::zeroed();
 
     // SAFETY: The inode is alive by the type invariant of `IomapInode`.
     args.nodeid = unsafe { (*fuse_inode(inode.0)).nodeid };
     args.opcode = opcode;
+    args.set_force(patience == Patience::Forced);
     args.in_numargs = 1;
     // CAST: The structures of the protocol are small.
     args.in_args[0].size = size_of::<T>() as c_uint;
@@ -315,6 +490,25 @@ declare_trace! {
     unsafe fn fuse_iomap_mapping(inode: *const bindings::inode, map: *const fuse_iomap_io);
     /// # Safety
     ///
+    /// Both pointers must be valid for the call.
+    unsafe fn fuse_iomap_ioend(
+        inode: *const bindings::inode,
+        request: *const fuse_iomap_ioend_in,
+        newsize: u64,
+        error: c_int,
+    );
+    /// # Safety
+    ///
+    /// The pointer must be valid for the call.
+    unsafe fn fuse_iomap_writeback_done(
+        inode: *const bindings::inode,
+        pos: bindings::loff_t,
+        size: u64,
+        flags: u32,
+        deferred: bool,
+    );
+    /// # Safety
+    ///
     /// All pointers must be valid for the call, and `rule` a C string.
     unsafe fn fuse_iomap_rejected(
         inode: *const bindings::inode,
@@ -334,6 +528,23 @@ impl IomapInode<'_> {
     pub(crate) fn trace_end(self, request: &fuse_iomap_end_in) {
         // SAFETY: Both are references.
         unsafe { fuse_iomap_end(self.0.as_ptr(), request) };
+    }
+
+    /// Traces what the server has answered to an IOEND.
+    pub(crate) fn trace_ioend(self, request: &fuse_iomap_ioend_in, answer: &Result<Option<u64>>) {
+        let (newsize, error) = match answer {
+            Ok(newsize) => (newsize.unwrap_or(0), 0),
+            Err(error) => (0, error.to_errno()),
+        };
+
+        // SAFETY: The inode is alive by the type invariant, and the request is a reference.
+        unsafe { fuse_iomap_ioend(self.0.as_ptr(), request, newsize, error) };
+    }
+
+    /// Traces that I/O of writeback is complete, and whether it waits for a work item.
+    pub(crate) fn trace_writeback_done(self, pos: Offset, size: u64, flags: u32, deferred: bool) {
+        // SAFETY: The inode is alive by the type invariant.
+        unsafe { fuse_iomap_writeback_done(self.0.as_ptr(), pos, size, flags, deferred) };
     }
 
     /// Traces a mapping that was accepted.

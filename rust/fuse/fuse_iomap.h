@@ -16,9 +16,17 @@
 #include <linux/spinlock_types.h>
 #include <linux/types.h>
 
+struct backing_dev_info;
 struct fiemap_extent_info;
 struct fuse_attr;
+struct fuse_conn;
+struct fuse_iomap_ioend_in;
 struct fuse_iomap_io;
+struct iov_iter;
+struct kiocb;
+struct super_block;
+struct vm_fault;
+struct workqueue_struct;
 
 /* Devices that one connection may register */
 #define FUSE_IOMAP_MAX_DEVICES	1024
@@ -36,14 +44,24 @@ struct fuse_iomap_inode {
 struct fuse_iomap_conn {
 	/* The server answered FUSE_IOMAP_END with ENOSYS */
 	atomic_t no_end;
+	/* The server answered FUSE_IOMAP_IOEND with ENOSYS */
+	atomic_t no_ioend;
+	/* The server answered FUSE_FALLOCATE for an iomap inode with ENOSYS */
+	atomic_t no_fallocate;
+	/* The server answered FUSE_FSYNC for an iomap inode with ENOSYS */
+	atomic_t no_fsync;
 	/* A FUSE_ATTR_IOMAP that came too late was reported */
 	atomic_t warned;
 	/* Registered devices, under fuse_conn.lock */
 	unsigned int nr_devices;
+	/* Finishes writeback that changes metadata, if iomap is on */
+	struct workqueue_struct *ioend_wq;
+	/* What the superblock had before it got one without a strict limit */
+	struct backing_dev_info *old_bdi;
 };
 
 /* Why a mapping was refused; names and numbers are those of rule.rs */
-#define FUSE_IOMAP_NR_RULES	20
+#define FUSE_IOMAP_NR_RULES	32
 
 /* fs/fuse/iomap/hooks.rs */
 extern const struct address_space_operations fuse_iomap_aops;
@@ -55,10 +73,29 @@ int fuse_iomap_file_open(struct inode *inode, struct file *file);
 loff_t fuse_iomap_file_llseek(struct file *file, loff_t offset, int whence);
 int fuse_iomap_fiemap(struct inode *inode, struct fiemap_extent_info *fieinfo,
 		      u64 start, u64 len);
+ssize_t fuse_iomap_file_write_iter(struct kiocb *iocb, struct iov_iter *from);
+int fuse_iomap_file_fsync(struct file *file, loff_t start, loff_t end,
+			  int datasync);
+long fuse_iomap_file_fallocate(struct file *file, int mode, loff_t offset,
+			       loff_t len);
+vm_fault_t fuse_iomap_page_mkwrite(struct vm_fault *vmf);
+int fuse_iomap_truncate_begin(struct inode *inode, loff_t size);
+void fuse_iomap_truncate_end(struct inode *inode, loff_t old_size,
+			     loff_t new_size, int error);
+int fuse_iomap_copy_begin(struct inode *inode, loff_t pos, loff_t len);
+void fuse_iomap_copy_end(struct inode *inode, loff_t pos, ssize_t copied);
+
+/* fs/fuse/iomap/conn.c */
+int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb);
+void fuse_iomap_conn_stop(struct fuse_conn *fc);
 
 /* fs/fuse/iomap/report.c */
 void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,
 				const char *name,
 				const struct fuse_iomap_io *map);
+void fuse_iomap_report_newsize(const struct inode *inode, unsigned int rule,
+			       const char *name,
+			       const struct fuse_iomap_ioend_in *inarg,
+			       u64 newsize);
 
 #endif /* _FS_FUSE_IOMAP_H */

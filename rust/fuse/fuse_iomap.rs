@@ -11,31 +11,46 @@
 //! - [`fuse`]: what this module calls of the C side.
 //! - [`inode`]: the state of an inode, [`devices`]: the devices that it has mappings to.
 //! - [`ops`]: the answers to fs/iomap, [`mapping`]: checked mappings, [`rule`]: what is checked.
+//! - [`write`]: writes, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`]: completions,
+//!   [`sync`]: stable storage.
+//! - [`once`]: what is made when it is first needed.
 //!
 //! # Locks
 //!
 //! From the outside in; who holds one may take those after it.
 //!
-//! 1. `i_rwsem`, shared, for FIEMAP, SEEK_HOLE and SEEK_DATA: the size must not change while they
-//!    walk the file.
-//! 2. The lock of a folio, which reads come with.
-//! 3. What a request to the server takes inside FUSE.
+//! 1. `i_rwsem`: shared for FIEMAP, SEEK_HOLE and SEEK_DATA, since the size must not change while
+//!    they walk the file; exclusive for writes, truncation and fallocate, which change it.
+//! 2. `invalidate_lock`: shared for page faults and filling the page cache; exclusive where blocks
+//!    are zeroed beyond the end of the file or change hands under the page cache.  Inside 1 because
+//!    the VFS has taken that when it calls; before 3 because a fault locks a folio inside it.
+//! 3. The lock of a folio, which reads, page faults and writeback come with.
+//! 4. What a request to the server takes inside FUSE.
+//! 5. The list of completions of an inode: a leaf, with interrupts off.
 //!
-//! Nothing here is held while another task is waited for, except what fs/iomap holds when it asks
-//! for a mapping: 1 or 2. The server must not do I/O on the file that it is asked about.
+//! A task waits for the server with any of 1 to 3 held, so the server must not do I/O on the file
+//! that it is asked about.  The work item that tells the server of completions holds none of them,
+//! and whoever waits for a folio under writeback waits for the server: so no answer of a server may
+//! depend on memory that is reclaimed by writing back.
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
 mod devices;
+mod fallocate;
 mod fuse;
 mod hooks;
 mod inode;
 mod mapping;
+mod once;
 mod ops;
 mod rule;
+mod sync;
 #[cfg(CONFIG_FUSE_IOMAP_KUNIT_TEST)]
 mod tests;
+mod truncate;
+mod write;
+mod writeback;
 
 /// The prefix of log lines: this crate is a part of FUSE's module.
 const __LOG_PREFIX: &[u8] = b"fuse: iomap\0";

@@ -6,26 +6,33 @@
 #![allow(unsafe_code)]
 
 use crate::{
-    fuse,
+    fallocate,
+    fuse::{self, IomapInode},
     inode::{self, State},
-    ops::FuseIomap, //
+    ops::FuseIomap,
+    sync,
+    truncate,
+    write, //
 };
 use kernel::{
     bindings,
-    error::from_result,
-    ffi::c_int,
+    error::{from_result, to_result},
+    ffi::{c_int, c_long},
     fs::{
-        file::flags::{O_ACCMODE, O_RDONLY, O_TRUNC},
+        file::flags::{O_ACCMODE, O_RDONLY},
         iomap::{self, AddressSpaceOperations},
         Inode,
-        Offset, //
+        LocalFile,
+        Offset,
+        WriteRequest, //
     },
     prelude::*, //
 };
 
 /// The page cache's operations for iomap inodes.
 #[no_mangle]
-static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> = AddressSpaceOperations::new();
+static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> =
+    AddressSpaceOperations::new_writable();
 
 /// Puts a new inode into iomap mode if the server wants that for it.
 ///
@@ -99,7 +106,7 @@ unsafe extern "C" fn fuse_iomap_check_attr(
     let (inode, attr) = unsafe { (Inode::from_raw(inode), &*attr) };
 
     if inode::wants_iomap(attr)
-        && fuse::IomapInode::new(inode).is_none()
+        && IomapInode::new(inode).is_none()
         && fuse::first_late_attr(inode)
     {
         pr_warn!(
@@ -115,26 +122,27 @@ unsafe extern "C" fn fuse_iomap_check_attr(
 ///
 /// # Errors
 ///
-/// `EROFS` for writing, which is not there yet; `EIO` if the server wants another I/O mode.
+/// `EIO` if the server wants another I/O mode; `ENOMEM`.
 ///
 /// # Safety
 ///
 /// `file` is being opened, and has its `struct fuse_file`.
 #[export]
 unsafe extern "C" fn fuse_iomap_file_open(
-    _inode: *mut bindings::inode,
+    inode: *mut bindings::inode,
     file: *mut bindings::file,
 ) -> c_int {
-    // SAFETY: By the safety requirements both are valid, and the task that opens the file is the
-    // only one that uses them.
-    let (flags, fuse_file) = unsafe {
+    // SAFETY: By the safety requirements all are valid, and the task that opens the file is the
+    // only one that uses it.
+    let (inode, flags, fuse_file) = unsafe {
         let fuse_file: *mut bindings::fuse_file = (*file).private_data.cast();
-        ((*file).f_flags, &mut *fuse_file)
+        (Inode::from_raw(inode), (*file).f_flags, &mut *fuse_file)
     };
 
     from_result(|| {
-        if flags & (O_ACCMODE | O_TRUNC) != O_RDONLY {
-            return Err(EROFS);
+        if flags & O_ACCMODE != O_RDONLY {
+            // Page faults have no way to report that there is no memory.
+            IomapInode::new(inode).ok_or(EIO)?.writeback()?;
         }
         if fuse_file.open_flags & bindings::FOPEN_PASSTHROUGH != 0 {
             return Err(EIO);
@@ -201,4 +209,210 @@ unsafe extern "C" fn fuse_iomap_fiemap(
         unsafe { iomap::fiemap::<FuseIomap>(&guard, info, start, length) }?;
         Ok(0)
     })
+}
+
+/// `file_operations.write_iter`.
+///
+/// Context: may sleep, unless the request must not.
+///
+/// # Safety
+///
+/// The VFS calls this for an open file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_file_write_iter(
+    iocb: *mut bindings::kiocb,
+    from: *mut bindings::iov_iter,
+) -> isize {
+    from_result(|| {
+        // SAFETY: The VFS has made both for this call.
+        let mut request = unsafe { WriteRequest::from_raw(iocb, from) }?;
+        let inode = IomapInode::new(request.inode()).ok_or(EIO)?;
+
+        // CAST: A write is never larger than `isize::MAX`.
+        Ok(write::write(inode, &mut request)? as isize)
+    })
+}
+
+/// `file_operations.fsync`.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The VFS calls this for an open file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_file_fsync(
+    file: *mut bindings::file,
+    start: bindings::loff_t,
+    end: bindings::loff_t,
+    datasync: c_int,
+) -> c_int {
+    // SAFETY: The file is open for the call, and so is its inode.
+    let (file, inode) = unsafe {
+        (
+            LocalFile::from_raw_file(file),
+            Inode::from_raw((*file).f_inode),
+        )
+    };
+
+    from_result(|| {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+
+        sync::fsync(inode, file, start, end, datasync != 0)?;
+        Ok(0)
+    })
+}
+
+/// `file_operations.fallocate`.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The VFS calls this for an open file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_file_fallocate(
+    file: *mut bindings::file,
+    mode: c_int,
+    offset: bindings::loff_t,
+    length: bindings::loff_t,
+) -> c_long {
+    // SAFETY: The file is open for the call, and so is its inode.
+    let (file, inode) = unsafe {
+        (
+            LocalFile::from_raw_file(file),
+            Inode::from_raw((*file).f_inode),
+        )
+    };
+
+    from_result(|| {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+
+        // CAST: The mode is a set of bits.
+        fallocate::fallocate(inode, file, mode as u32, offset, length)?;
+        Ok(0)
+    })
+}
+
+/// `vm_operations_struct.page_mkwrite`.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The memory management calls this for a mapping of a file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_page_mkwrite(
+    vmf: *mut bindings::vm_fault,
+) -> bindings::vm_fault_t {
+    // SAFETY: By the safety requirements.
+    unsafe { iomap::page_mkwrite::<FuseIomap>(vmf) }
+}
+
+/// Prepares an iomap inode for SETATTR with a new size.
+///
+/// Context: may sleep; the caller holds `i_rwsem` and `invalidate_lock`, both exclusively, until
+/// [`fuse_iomap_truncate_end`], which it calls if this succeeds.
+///
+/// # Safety
+///
+/// As the context says; `inode` is an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_truncate_begin(
+    inode: *mut bindings::inode,
+    size: bindings::loff_t,
+) -> c_int {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+    // SAFETY: The locks are held by the safety requirements.
+    let (lock, invalidate) = unsafe { (inode.assume_locked(), inode.assume_invalidate_locked()) };
+
+    from_result(|| {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+
+        truncate::begin(inode, &lock, &invalidate, size)?;
+        Ok(0)
+    })
+}
+
+/// Ends what [`fuse_iomap_truncate_begin`] has begun, when SETATTR has returned `error`.
+///
+/// Context: as there.
+///
+/// # Safety
+///
+/// As the context says; `inode` is an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_truncate_end(
+    inode: *mut bindings::inode,
+    old_size: bindings::loff_t,
+    new_size: bindings::loff_t,
+    error: c_int,
+) {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+    // SAFETY: The locks are held by the safety requirements.
+    let (lock, invalidate) = unsafe { (inode.assume_locked(), inode.assume_invalidate_locked()) };
+
+    if let Some(inode) = IomapInode::new(inode) {
+        truncate::end(
+            inode,
+            &lock,
+            &invalidate,
+            old_size,
+            new_size,
+            to_result(error),
+        );
+    }
+}
+
+/// Prepares an iomap inode for the server copying `length` bytes to `pos` of it.
+///
+/// Context: may sleep; the caller holds `i_rwsem` and `invalidate_lock`, both exclusively, until
+/// [`fuse_iomap_copy_end`], which it calls in any case.
+///
+/// # Safety
+///
+/// As the context says; `inode` is an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_copy_begin(
+    inode: *mut bindings::inode,
+    pos: bindings::loff_t,
+    length: bindings::loff_t,
+) -> c_int {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+    // SAFETY: The locks are held by the safety requirements.
+    let (lock, invalidate) = unsafe { (inode.assume_locked(), inode.assume_invalidate_locked()) };
+
+    from_result(|| {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+
+        fallocate::copy_begin(inode, &lock, &invalidate, pos, length)?;
+        Ok(0)
+    })
+}
+
+/// Ends what [`fuse_iomap_copy_begin`] has begun; `copied` is negative if nothing was copied.
+///
+/// Context: as there.
+///
+/// # Safety
+///
+/// As the context says; `inode` is an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_copy_end(
+    inode: *mut bindings::inode,
+    pos: bindings::loff_t,
+    copied: isize,
+) {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+    // SAFETY: The lock is held by the safety requirements.
+    let lock = unsafe { inode.assume_locked() };
+
+    if let Some(inode) = IomapInode::new(inode) {
+        // CAST: Both have 64 bits.
+        fallocate::copy_end(inode, &lock, pos, copied as Offset);
+    }
 }

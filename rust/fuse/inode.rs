@@ -5,15 +5,21 @@
 //! It lives in the union of `struct fuse_inode`, from the inode's instantiation until its eviction.
 #![deny(unsafe_code)]
 
-use crate::devices::DeviceSet;
+use crate::{devices::DeviceSet, writeback::Writeback};
 use core::mem::{align_of, size_of};
-use kernel::{bindings, prelude::*};
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::{Arc, SetOnce}, //
+};
 
 /// What is kept for an inode whose file I/O goes through iomap.
 #[pin_data]
 pub(crate) struct State {
     /// The devices that it has mappings to.
     pub(crate) devices: DeviceSet,
+    /// What is needed once the file may become dirty: most files in core never do.
+    pub(crate) writeback: SetOnce<Arc<Writeback>>,
 }
 
 // The C side reserves the room, see fuse_iomap.h.
@@ -25,6 +31,7 @@ impl State {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             devices: DeviceSet::new(),
+            writeback: SetOnce::new(),
         })
     }
 }

@@ -28,8 +28,8 @@ const FLAGS: [(u32, Option<MapFlag>); 8] = [
     (bindings::FUSE_IOMAP_F_SHARED, Some(MapFlag::Shared)),
     (bindings::FUSE_IOMAP_F_MERGED, Some(MapFlag::Merged)),
     (bindings::FUSE_IOMAP_F_BOUNDARY, Some(MapFlag::Boundary)),
-    // Both are about writes only. A read must not see them: with IOMAP_F_ANON_WRITE fs/iomap
-    // takes no address from the mapping.
+    // With IOMAP_F_ANON_WRITE fs/iomap takes no address from the mapping: a read must not see it,
+    // and a write is refused. ATOMIC_BIO is for direct writes.
     (bindings::FUSE_IOMAP_F_ANON_WRITE, None),
     (bindings::FUSE_IOMAP_F_ATOMIC_BIO, None),
     (bindings::FUSE_IOMAP_F_WANT_IOMAP_END, None),
@@ -42,6 +42,17 @@ pub(crate) enum Side {
     Read,
     /// Where to write.
     Write,
+}
+
+/// What a mapping to write to is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Making the page cache dirty.
+    Write,
+    /// Zeroing in the page cache, where there is something to zero.
+    Zero,
+    /// Writing dirty folios back.
+    Writeback,
 }
 
 /// What the rules need to know of an inode.
@@ -121,7 +132,7 @@ pub(crate) enum Place<D> {
 /// Offset and length are multiples of the inode's block size, the length is not 0, and their sum
 /// does not overflow.  The blocks of [`Place::Mapped`] and [`Place::Unwritten`] are on the device
 /// and start at one of its logical blocks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Mapping<D> {
     offset: u64,
     length: u64,
@@ -275,8 +286,94 @@ impl<D: Copy> Mapping<D> {
         })
     }
 
+    /// Finds where to write, given both sides of a reply.
+    ///
+    /// `read` is what [`Mapping::for_read`] has returned.
+    pub(crate) fn for_write(self, read: &Self, pos: u64, purpose: Purpose) -> Result<Self, Rule> {
+        let same = matches!(self.place, Place::PureOverwrite);
+        let mut target = if same { read.clone() } else { self };
+
+        if pos < target.offset || target.end() <= pos {
+            return Err(Rule::NotContainingPos);
+        }
+        if target.has_flag(bindings::FUSE_IOMAP_F_ANON_WRITE) {
+            return Err(Rule::AnonWrite);
+        }
+        match (purpose, target.place) {
+            (Purpose::Write, Place::Hole) => return Err(Rule::HoleForWrite),
+            (Purpose::Writeback, Place::Delalloc) => return Err(Rule::DelallocInWriteback),
+            (Purpose::Writeback, Place::Inline) => return Err(Rule::InlineInWriteback),
+            _ => (),
+        }
+
+        if !same && matches!(read.place, Place::Hole) && purpose != Purpose::Writeback {
+            // fs/iomap does not look at a hole to read from, so it does not see where that ends.
+            target.limit(read.end());
+            // Nor that nothing is to be read from these blocks.
+            if matches!(target.place, Place::Mapped(..)) {
+                target.flags |= bindings::FUSE_IOMAP_F_NEW as u16;
+            }
+        }
+        Ok(target)
+    }
+
+    /// Makes the mapping end at `end` at the latest, which is a multiple of the block size and
+    /// beyond its start.
+    pub(crate) fn limit(&mut self, end: u64) {
+        let length = end.saturating_sub(self.offset);
+
+        // INVARIANT: By what the caller promises the length is a multiple and not 0.
+        if length != 0 && length < self.length {
+            self.length = length;
+        }
+    }
+
+    /// Makes a hole of the mapping.
+    ///
+    /// For blocks and reservations beyond the end of a file, which there is nothing to zero in.
+    pub(crate) fn into_hole(self) -> Self {
+        Self {
+            place: Place::Hole,
+            flags: self.flags & bindings::FUSE_IOMAP_F_WANT_IOMAP_END as u16,
+            dev: bindings::FUSE_IOMAP_DEV_NULL,
+            ..self
+        }
+    }
+
+    /// The mapping as the server would send it, for the log.
+    pub(crate) fn wire(&self) -> fuse_iomap_io {
+        let (kind, addr) = match self.place {
+            Place::Hole => (bindings::FUSE_IOMAP_TYPE_HOLE, NO_ADDR),
+            Place::Delalloc => (bindings::FUSE_IOMAP_TYPE_DELALLOC, NO_ADDR),
+            Place::Mapped(_, addr) => (bindings::FUSE_IOMAP_TYPE_MAPPED, addr),
+            Place::Unwritten(_, addr) => (bindings::FUSE_IOMAP_TYPE_UNWRITTEN, addr),
+            Place::Inline => (bindings::FUSE_IOMAP_TYPE_INLINE, NO_ADDR),
+            Place::PureOverwrite => (bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE, NO_ADDR),
+        };
+
+        fuse_iomap_io {
+            offset: self.offset,
+            length: self.length,
+            addr,
+            // CAST: The types are below 256.
+            type_: kind as u16,
+            flags: self.flags,
+            dev: self.dev,
+        }
+    }
+
+    /// Whether the server has set a flag.
+    pub(crate) fn has_flag(&self, flag: u32) -> bool {
+        u32::from(self.flags) & flag != 0
+    }
+
+    /// Start of the range, in bytes.
+    pub(crate) fn start(&self) -> u64 {
+        self.offset
+    }
+
     /// The end of the range, in bytes.
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         // By the invariant this does not saturate.
         self.offset.saturating_add(self.length)
     }

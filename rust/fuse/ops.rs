@@ -4,13 +4,24 @@
 #![deny(unsafe_code)]
 
 use crate::{
-    fuse::{Device, IomapInode},
-    mapping::{DeviceLimits, Devices, Limits, Mapping, Place, Refusal, Side, Token}, //
+    fuse::{Device, IomapInode, Patience},
+    mapping::{
+        DeviceLimits,
+        Devices,
+        Mapping,
+        Place,
+        Purpose,
+        Refusal,
+        Side,
+        Token, //
+    },
+    rule::Rule,
+    writeback, //
 };
 use kernel::{
     bindings::{self, fuse_iomap_begin_in, fuse_iomap_end_in, fuse_iomap_io},
     fs::{
-        iomap::{self, Kind, MapFlag, OpFlag, OpFlags},
+        iomap::{self, Ioend, Kind, MapFlag, OpFlag, OpFlags},
         Inode,
         Offset, //
     },
@@ -65,27 +76,152 @@ impl<'a> Devices for IomapInode<'a> {
     }
 }
 
-/// Checks one side of a reply, and tells the log and the trace what is wrong with it.
-fn parse<'a>(
-    inode: IomapInode<'a>,
-    wire: &fuse_iomap_io,
-    side: Side,
-    limits: &Limits,
-    pos: u64,
-) -> Result<Mapping<&'a Device>> {
-    let mapping = Mapping::parse(wire, side, limits, &inode);
-    let mapping = match (mapping, side) {
-        (Ok(mapping), Side::Read) => mapping.for_read(pos, limits).map_err(Refusal::Rule),
-        (mapping, _) => mapping,
-    };
+/// A mapping whose device the inode keeps.
+type InodeMapping<'a> = Mapping<&'a Device>;
 
-    mapping.map_err(|refusal| match refusal {
+/// Tells the log and the trace why a mapping was refused.
+fn refuse(inode: IomapInode<'_>, wire: &fuse_iomap_io, refusal: Refusal) -> Error {
+    match refusal {
         Refusal::Rule(rule) => {
             inode.report_rejected(rule, wire);
             EUCLEAN
         }
         Refusal::Error(error) => error,
-    })
+    }
+}
+
+/// Both sides of a reply, checked.
+struct Reply<'a> {
+    read: InodeMapping<'a>,
+    /// Where to write, if that was asked for.
+    write: Option<InodeMapping<'a>>,
+}
+
+/// Asks the server for a mapping at `pos`.
+///
+/// With a `purpose` the write side has to be fit for it; without one it is checked but not used.
+fn ask<'a>(
+    inode: IomapInode<'a>,
+    opflags: u32,
+    pos: u64,
+    count: u64,
+    purpose: Option<Purpose>,
+) -> Result<Reply<'a>> {
+    if inode.is_bad() {
+        return Err(EIO);
+    }
+
+    let request = fuse_iomap_begin_in {
+        opflags,
+        reserved: 0,
+        attr_ino: inode.attr_ino(),
+        pos,
+        count,
+    };
+    inode.trace_begin(&request);
+    let reply = inode.send_begin(
+        &request,
+        match purpose {
+            Some(Purpose::Writeback) => Patience::Forced,
+            _ => Patience::Killable,
+        },
+    )?;
+
+    let limits = inode.limits();
+    let read = Mapping::parse(&reply.read, Side::Read, &limits, &inode)
+        .and_then(|read| Ok(read.for_read(pos, &limits)?))
+        .map_err(|refusal| refuse(inode, &reply.read, refusal))?;
+    inode.trace_mapping(&reply.read);
+
+    let write = Mapping::parse(&reply.write, Side::Write, &limits, &inode)
+        .and_then(|write| match purpose {
+            Some(purpose) => Ok(Some(write.for_write(&read, pos, purpose)?)),
+            // A read does not use this side, but a server that fills it with garbage has gone
+            // wrong.
+            None => Ok(None),
+        })
+        .map_err(|refusal| refuse(inode, &reply.write, refusal))?;
+    if write.is_some() {
+        inode.trace_mapping(&reply.write);
+    }
+
+    Ok(Reply { read, write })
+}
+
+/// Translates a mapping for fs/iomap.
+fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mapping<'a>> {
+    let kind = match mapping.place() {
+        Place::Hole => Kind::Hole,
+        Place::Delalloc => Kind::Delalloc,
+        Place::Mapped(device, addr) => Kind::Mapped {
+            device: device.block_device(),
+            addr,
+        },
+        Place::Unwritten(device, addr) => Kind::Unwritten {
+            device: device.block_device(),
+            addr,
+        },
+        Place::Inline => Kind::Inline,
+        // Resolved by `Mapping::for_write`, and the read side never says so.
+        Place::PureOverwrite => return Err(EUCLEAN),
+    };
+    let offset = mapping.offset().ok_or(EUCLEAN)?;
+
+    Ok(iomap::Mapping::new(offset, mapping.length(), kind)
+        .ok_or(EUCLEAN)?
+        .with_flags(mapping.map_flags())
+        .with_private(mapping.token().into_word())
+        .with_cookie(cookie))
+}
+
+/// Prepares the mapping of a range that is to be zeroed, of which `count` bytes from `pos`.
+///
+/// Folios beyond the end of the file are not written back, so there must be no zeroes in them
+/// either.  Blocks with data there, which a server may have, are zeroed on the device.
+fn past_eof<'a>(
+    inode: IomapInode<'a>,
+    mut target: InodeMapping<'a>,
+    pos: u64,
+    count: u64,
+) -> Result<InodeMapping<'a>, Refusal> {
+    let block_size = inode.limits().block_size;
+    let size = inode.vfs().size().unsigned_abs();
+    // None in the last block that a file can have.
+    let Some(eof) = size.checked_next_multiple_of(block_size) else {
+        return Ok(target);
+    };
+
+    if pos < eof {
+        if !matches!(target.place(), Place::Hole | Place::Unwritten(..)) {
+            target.limit(eof);
+        }
+        return Ok(target);
+    }
+
+    match target.place() {
+        Place::Mapped(..) if target.has_flag(bindings::FUSE_IOMAP_F_SHARED) => {
+            Err(Rule::SharedBeyondEof.into())
+        }
+        Place::Mapped(device, addr) => {
+            let start = pos - pos % block_size;
+            let end = pos
+                .saturating_add(count)
+                .checked_next_multiple_of(block_size)
+                .map_or(target.end(), |end| end.min(target.end()));
+            let at = start
+                .checked_sub(target.start())
+                .and_then(|skip| addr.checked_add(skip))
+                .ok_or(EUCLEAN)?;
+
+            device
+                .block_device()
+                .write_zeroes(at, end.saturating_sub(start))?;
+            target.limit(end);
+            Ok(target.into_hole())
+        }
+        Place::Delalloc => Ok(target.into_hole()),
+        _ => Ok(target),
+    }
 }
 
 impl iomap::Operations for FuseIomap {
@@ -96,54 +232,42 @@ impl iomap::Operations for FuseIomap {
         pos: Offset,
         length: u64,
         flags: OpFlags,
-    ) -> Result<iomap::Mapping<'a>> {
+    ) -> Result<iomap::Mappings<'a>> {
         let inode = IomapInode::new(inode).ok_or(EIO)?;
-        if inode.is_bad() {
-            return Err(EIO);
-        }
-        // Writing through iomap is not there yet, and nothing lets a write come this far.
-        if flags.contains(OpFlag::Write) {
-            return Err(EROFS);
+        // The server may take its time.
+        if flags.contains(OpFlag::NoWait) {
+            return Err(EAGAIN);
         }
 
-        let pos = u64::try_from(pos).map_err(|_| EINVAL)?;
-        let request = fuse_iomap_begin_in {
-            opflags: op_flags(flags),
-            reserved: 0,
-            attr_ino: inode.attr_ino(),
-            pos,
-            count: length,
+        let purpose = if flags.contains(OpFlag::Write) {
+            Some(Purpose::Write)
+        } else if flags.contains(OpFlag::Zero) {
+            Some(Purpose::Zero)
+        } else {
+            None
         };
-        inode.trace_begin(&request);
-        let reply = inode.send_begin(&request)?;
+        let start = u64::try_from(pos).map_err(|_| EINVAL)?;
+        // Before the question, so that a change that the answer has not seen makes it invalid.
+        let cookie = inode.cookie();
+        let reply = ask(inode, op_flags(flags), start, length, purpose)?;
 
-        let limits = inode.limits();
-        let read = parse(inode, &reply.read, Side::Read, &limits, pos)?;
-        inode.trace_mapping(&reply.read);
-        // A read does not use this side, but a server that fills it with garbage has gone wrong.
-        parse(inode, &reply.write, Side::Write, &limits, pos)?;
-
-        let kind = match read.place() {
-            Place::Hole => Kind::Hole,
-            Place::Delalloc => Kind::Delalloc,
-            Place::Mapped(device, addr) => Kind::Mapped {
-                device: device.block_device(),
-                addr,
-            },
-            Place::Unwritten(device, addr) => Kind::Unwritten {
-                device: device.block_device(),
-                addr,
-            },
-            Place::Inline => Kind::Inline,
-            // The read side of a reply never says so.
-            Place::PureOverwrite => return Err(EUCLEAN),
+        let Some(mut target) = reply.write else {
+            return Ok(translate(&reply.read, cookie)?.into());
         };
-        let offset = read.offset().ok_or(EUCLEAN)?;
+        if purpose == Some(Purpose::Zero) {
+            let wire = target.wire();
+            target = past_eof(inode, target, start, length)
+                .map_err(|refusal| refuse(inode, &wire, refusal))?;
+        }
 
-        Ok(iomap::Mapping::new(offset, read.length(), kind)
-            .ok_or(EUCLEAN)?
-            .with_flags(read.map_flags())
-            .with_private(read.token().into_word()))
+        Ok(iomap::Mappings {
+            target: translate(&target, cookie)?,
+            source: match (purpose, target.place(), reply.read.place()) {
+                // What fs/iomap takes for "no source", and there is nothing to zero in a hole.
+                (_, _, Place::Hole) | (Some(Purpose::Zero), Place::Hole, _) => None,
+                _ => Some(translate(&reply.read, cookie)?),
+            },
+        })
     }
 
     fn end(
@@ -189,6 +313,50 @@ impl iomap::Operations for FuseIomap {
             },
         };
         inode.trace_end(&request);
-        inode.send_end(&request)
+        let answer = inode.send_end(&request);
+        if short_write {
+            // The server may have taken back what was not written.
+            inode.mappings_changed();
+        }
+        answer
+    }
+}
+
+impl iomap::WriteOperations for FuseIomap {
+    fn is_valid(inode: &Inode, cookie: u64) -> bool {
+        IomapInode::new(inode).is_some_and(|inode| inode.cookie() == cookie)
+    }
+}
+
+impl iomap::WritebackOperations for FuseIomap {
+    fn map_writeback<'a>(
+        inode: &'a Inode,
+        pos: Offset,
+        length: u64,
+    ) -> Result<iomap::Mapping<'a>> {
+        const OP_FLAGS: u32 = bindings::FUSE_IOMAP_OP_WRITE | bindings::FUSE_IOMAP_OP_WRITEBACK;
+
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+        let pos = u64::try_from(pos)?;
+        let cookie = inode.cookie();
+        let reply = ask(inode, OP_FLAGS, pos, length, Some(Purpose::Writeback))?;
+        let target = reply.write.ok_or(EIO)?;
+        // Only the device matters to what happens later, and I/O is merged if this is the same.
+        let token = Token {
+            flags: 0,
+            ..target.token()
+        };
+
+        Ok(translate(&target, cookie)?.with_private(token.into_word()))
+    }
+
+    fn discard(inode: &Inode, pos: Offset, length: u64, error: Error) {
+        if let Some(inode) = IomapInode::new(inode) {
+            inode.tell_discarded(pos, length, error);
+        }
+    }
+
+    fn complete(ioend: Ioend) -> Option<Ioend> {
+        writeback::complete(ioend)
     }
 }

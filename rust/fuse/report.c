@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * FUSE file I/O through iomap: the log line for a mapping that was refused.
+ * FUSE file I/O through iomap: the log lines for answers that were refused.
  *
  * In C because of the static initialiser of struct ratelimit_state.
  */
@@ -20,6 +20,14 @@ static struct ratelimit_state fuse_iomap_limits[FUSE_IOMAP_NR_RULES] = {
 				     DEFAULT_RATELIMIT_BURST),
 };
 
+static bool fuse_iomap_may_report(unsigned int rule)
+{
+	if (WARN_ON_ONCE(rule >= FUSE_IOMAP_NR_RULES))
+		return false;
+
+	return __ratelimit(&fuse_iomap_limits[rule]);
+}
+
 /**
  * fuse_iomap_report_rejected - log that a mapping was refused
  * @inode: the inode that it is for
@@ -33,14 +41,34 @@ void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,
 				const char *name,
 				const struct fuse_iomap_io *map)
 {
-	if (WARN_ON_ONCE(rule >= FUSE_IOMAP_NR_RULES))
-		return;
-
-	if (!__ratelimit(&fuse_iomap_limits[rule]))
+	if (!fuse_iomap_may_report(rule))
 		return;
 
 	pr_warn("iomap: inode %llu on %s: BEGIN reply rejected: %s: offset %llu length %llu addr %#llx type %u flags %#x dev %u\n",
 		get_fuse_inode(inode)->orig_ino, inode->i_sb->s_id, name,
 		map->offset, map->length, map->addr, map->type, map->flags,
 		map->dev);
+}
+
+/**
+ * fuse_iomap_report_newsize - log that an answer to IOEND was refused
+ * @inode: the inode that it is for
+ * @rule: number of the rule that it breaks
+ * @name: name of that rule
+ * @inarg: the request
+ * @newsize: the size on disk that the server claims
+ *
+ * Context: any.
+ */
+void fuse_iomap_report_newsize(const struct inode *inode, unsigned int rule,
+			       const char *name,
+			       const struct fuse_iomap_ioend_in *inarg,
+			       u64 newsize)
+{
+	if (!fuse_iomap_may_report(rule))
+		return;
+
+	pr_warn("iomap: inode %llu on %s: IOEND reply rejected: %s: pos %llu written %llu newsize %llu\n",
+		get_fuse_inode(inode)->orig_ino, inode->i_sb->s_id, name,
+		inarg->pos, inarg->written, newsize);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The rules that a mapping from a server has to keep.
+//! The rules that the answers of a server have to keep: those for mappings, and two for sizes.
 #![deny(unsafe_code)]
 
 use kernel::{bindings, prelude::*};
@@ -8,7 +8,7 @@ use kernel::{bindings, prelude::*};
 /// Declares [`Rule`], so that each rule has one line with all there is to it.
 macro_rules! rules {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// Why a mapping was refused.
+        /// Why an answer was refused.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
         pub(crate) enum Rule {
@@ -68,6 +68,20 @@ rules! {
     BeyondDevice = c"beyond-device",
     /// The mapping does not contain the position that was asked for.
     NotContainingPos = c"not-containing-pos",
+    /// A write needs blocks, or a reservation of them.
+    HoleForWrite = c"hole-for-write",
+    /// The server cannot be asked for an address when the I/O is submitted.
+    AnonWrite = c"anon-write",
+    /// Writeback needs blocks, and this is only a reservation.
+    DelallocInWriteback = c"delalloc-in-writeback",
+    /// Writeback needs blocks, and this is in the inode.
+    InlineInWriteback = c"inline-in-writeback",
+    /// Beyond the end of the file there are blocks with data of another file.
+    SharedBeyondEof = c"shared-beyond-eof",
+    /// IOEND cannot make a file smaller on disk.
+    NewsizeShrinks = c"newsize-shrinks",
+    /// IOEND cannot make a file larger on disk than it is.
+    NewsizeBeyondData = c"newsize-beyond-data",
 }
 
 // The log has a rate limit for each rule.

@@ -4,7 +4,12 @@
 //!
 //! C header: [`include/linux/blkdev.h`](srctree/include/linux/blkdev.h)
 
-use crate::{bindings, types::Opaque};
+use crate::{
+    bindings,
+    error::{to_result, Result},
+    fs::nofs::NofsScope,
+    types::Opaque, //
+};
 
 /// A block device that is open (`struct block_device`).
 ///
@@ -59,5 +64,34 @@ impl BlockDevice {
     pub fn logical_block_size(&self) -> u32 {
         // SAFETY: By the type invariant the device is open.
         unsafe { bindings::bdev_logical_block_size(self.as_ptr()) }
+    }
+
+    /// Makes the device write its volatile cache to stable storage.
+    ///
+    /// May sleep.
+    pub fn flush(&self) -> Result {
+        // SAFETY: By the type invariant the device is open.
+        to_result(unsafe { bindings::blkdev_issue_flush(self.as_ptr()) })
+    }
+
+    /// Writes zeroes to `length` bytes from `addr`, both multiples of the logical block size.
+    ///
+    /// May sleep, and waits until it is done.
+    pub fn write_zeroes(&self, addr: u64, length: u64) -> Result {
+        let sector = addr >> bindings::SECTOR_SHIFT;
+        let sectors = length >> bindings::SECTOR_SHIFT;
+        // Who zeroes blocks of a file may hold its locks.
+        let _nofs = NofsScope::new();
+
+        // SAFETY: By the type invariant the device is open, and the block layer checks the range.
+        to_result(unsafe {
+            bindings::blkdev_issue_zeroout(
+                self.as_ptr(),
+                sector,
+                sectors,
+                bindings::GFP_KERNEL,
+                bindings::BLKDEV_ZERO_NOUNMAP,
+            )
+        })
     }
 }

@@ -7,10 +7,11 @@
 
 use crate::{
     bindings,
-    error::{code::EINVAL, Result},
-    fs::file::Offset,
+    error::{code::EINVAL, to_result, Result},
+    fs::file::{LocalFile, Offset},
     types::{NotThreadSafe, Opaque},
 };
+use core::ops::Deref;
 
 /// An inode in core (`struct inode`).
 ///
@@ -107,6 +108,14 @@ impl Inode {
         Ok(())
     }
 
+    /// Writes the inode itself if it is dirty, and waits for that (`sync_inode_metadata`).
+    ///
+    /// May sleep.
+    pub fn write_inode(&self) -> Result {
+        // SAFETY: By the type invariant the inode is alive.
+        to_result(unsafe { bindings::sync_inode_metadata(self.as_ptr(), 1) })
+    }
+
     /// Takes `i_rwsem` shared: file data and size stay as they are until the guard is dropped.
     ///
     /// May sleep.
@@ -118,6 +127,36 @@ impl Inode {
             inode: self,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// Takes `i_rwsem` exclusively.
+    ///
+    /// May sleep.
+    pub fn lock(&self) -> ExclusiveGuard<'_> {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe { bindings::inode_lock(self.as_ptr()) };
+
+        // INVARIANT: Just taken, and the guard releases it.
+        ExclusiveGuard(Exclusive::new(self))
+    }
+
+    /// Takes `i_rwsem` exclusively if that is possible at once.
+    pub fn try_lock(&self) -> Option<ExclusiveGuard<'_>> {
+        // SAFETY: By the type invariant the inode is alive.
+        let taken = unsafe { bindings::inode_trylock(self.as_ptr()) };
+
+        // INVARIANT: Just taken, and the guard releases it.
+        (taken != 0).then(|| ExclusiveGuard(Exclusive::new(self)))
+    }
+
+    /// For a caller that has `i_rwsem` exclusively from the C side.
+    ///
+    /// # Safety
+    ///
+    /// The task must hold `i_rwsem` exclusively until it drops what is returned.
+    pub unsafe fn assume_locked(&self) -> Exclusive<'_> {
+        // INVARIANT: By the safety requirements.
+        Exclusive::new(self)
     }
 }
 
@@ -143,5 +182,87 @@ impl Drop for SharedGuard<'_> {
     fn drop(&mut self) {
         // SAFETY: The guard exists, so the lock was taken by this task and not released yet.
         unsafe { bindings::inode_unlock_shared(self.inode.as_ptr()) };
+    }
+}
+
+/// The witness that `i_rwsem` of an inode is held exclusively.
+///
+/// A function that needs the lock takes this by reference, wherever the lock was taken.
+///
+/// # Invariants
+///
+/// This task holds the lock as long as the value exists.
+pub struct Exclusive<'a> {
+    inode: &'a Inode,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> Exclusive<'a> {
+    /// Makes a witness; the callers argue for the invariant.
+    fn new(inode: &'a Inode) -> Self {
+        Self {
+            inode,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// The inode that is locked.
+    #[inline]
+    pub fn inode(&self) -> &'a Inode {
+        self.inode
+    }
+
+    /// Sets the size of the file, in bytes, and nothing else.
+    pub fn set_size(&self, size: Offset) {
+        // SAFETY: The inode is alive, and the lock that protects its size is held.
+        unsafe { bindings::i_size_write(self.inode.as_ptr(), size) };
+    }
+
+    /// Waits for direct I/O that is in flight.  None can start while the lock is held.
+    ///
+    /// May sleep.
+    pub fn wait_for_direct_io(&self) {
+        // SAFETY: The inode is alive.
+        unsafe { bindings::inode_dio_wait(self.inode.as_ptr()) };
+    }
+
+    /// Checks that the file may become `size` bytes large (`inode_newsize_ok`).
+    ///
+    /// Fails with `EFBIG`, after a signal if the limit is the task's, or `ETXTBSY`.
+    pub fn check_new_size(&self, size: Offset) -> Result {
+        // SAFETY: The inode is alive and locked.
+        to_result(unsafe { bindings::inode_newsize_ok(self.inode.as_ptr(), size) })
+    }
+
+    /// Updates the times of the inode for a change of its data, and strips privileges that the
+    /// change takes from the file (`file_modified`).
+    ///
+    /// May sleep.  `file` must be one of this inode, or the times of another change.
+    pub fn file_modified(&self, file: &LocalFile) -> Result {
+        // SAFETY: The file is open, and the lock that the function wants is held for its inode.
+        to_result(unsafe { bindings::file_modified(file.as_ptr()) })
+    }
+}
+
+/// Holds `i_rwsem` of an inode exclusively.
+///
+/// # Invariants
+///
+/// The lock was taken for this guard.
+#[must_use = "the lock is released when the guard is dropped"]
+pub struct ExclusiveGuard<'a>(Exclusive<'a>);
+
+impl<'a> Deref for ExclusiveGuard<'a> {
+    type Target = Exclusive<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for ExclusiveGuard<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant the lock was taken by this task and not released yet.
+        unsafe { bindings::inode_unlock(self.0.inode.as_ptr()) };
     }
 }

@@ -6,8 +6,11 @@
 //! this module mirrors its interface, name by name and contract by contract, as far as it has a
 //! user.
 //!
-//! [`Operations`] is what a filesystem implements.  [`AddressSpaceOperations`] is the page cache's
-//! side of a file, and [`fiemap`], [`seek_hole`] and [`seek_data`] report on its mappings.
+//! [`Operations`] is what a filesystem implements to have its files read, [`WriteOperations`] and
+//! [`WritebackOperations`] what it adds to have them written.  [`AddressSpaceOperations`] is the
+//! page cache's side of a file; [`file_buffered_write`], [`page_mkwrite`], [`zero_range`] and
+//! [`unshare_range`] make it dirty; [`fiemap`], [`seek_hole`] and [`seek_data`] report on its
+//! mappings.
 //!
 //! # Devices
 //!
@@ -40,11 +43,12 @@
 //!         _pos: Offset,
 //!         _length: u64,
 //!         _flags: iomap::OpFlags,
-//!     ) -> Result<iomap::Mapping<'a>> {
+//!     ) -> Result<iomap::Mappings<'a>> {
 //!         let (device, addr) = place(inode)?;
 //!         let size = inode.size().unsigned_abs();
 //!
-//!         iomap::Mapping::new(0, size, iomap::Kind::Mapped { device, addr }).ok_or(EIO)
+//!         let mapping = iomap::Mapping::new(0, size, iomap::Kind::Mapped { device, addr });
+//!         Ok(mapping.ok_or(EIO)?.into())
 //!     }
 //! }
 //!
@@ -66,8 +70,24 @@ use core::marker::PhantomData;
 mod buffered;
 pub use self::buffered::AddressSpaceOperations;
 
+mod ioend;
+pub use self::ioend::{Ioend, IoendList};
+
 mod report;
 pub use self::report::{fiemap, seek_data, seek_hole};
+
+mod write;
+pub use self::write::{
+    file_buffered_write,
+    page_mkwrite,
+    truncate_page,
+    unshare_range,
+    zero_range,
+    WriteOperations, //
+};
+
+mod writeback;
+pub use self::writeback::WritebackOperations;
 
 impl_flags!(
     /// What an iteration is for: `IOMAP_WRITE` and so on.  None of them means a read.
@@ -162,6 +182,7 @@ pub struct Mapping<'a> {
     kind: Kind<'a>,
     flags: MapFlags,
     private: usize,
+    cookie: u64,
 }
 
 impl<'a> Mapping<'a> {
@@ -181,6 +202,7 @@ impl<'a> Mapping<'a> {
             kind,
             flags: MapFlags::default(),
             private: 0,
+            cookie: 0,
         })
     }
 
@@ -195,6 +217,13 @@ impl<'a> Mapping<'a> {
     #[must_use]
     pub fn with_private(mut self, word: usize) -> Self {
         self.private = word;
+        self
+    }
+
+    /// Adds what [`WriteOperations::is_valid`] is asked about (`validity_cookie`).
+    #[must_use]
+    pub fn with_cookie(mut self, cookie: u64) -> Self {
+        self.cookie = cookie;
         self
     }
 
@@ -227,6 +256,24 @@ impl<'a> Mapping<'a> {
         iomap.addr = addr;
         iomap.bdev = device.map_or(core::ptr::null_mut(), BlockDevice::as_ptr);
         iomap.private = self.private as *mut c_void;
+        iomap.validity_cookie = self.cookie;
+    }
+}
+
+/// What [`Operations::begin`] answers.
+pub struct Mappings<'a> {
+    /// What to work on.
+    pub target: Mapping<'a>,
+    /// Where a write finds the data that it does not overwrite, if that is not in `target`.
+    pub source: Option<Mapping<'a>>,
+}
+
+impl<'a> From<Mapping<'a>> for Mappings<'a> {
+    fn from(target: Mapping<'a>) -> Self {
+        Self {
+            target,
+            source: None,
+        }
     }
 }
 
@@ -278,12 +325,17 @@ pub trait Operations: Sized + 'static {
 
     /// Returns the mapping at `pos`, for up to `length` bytes (it may be longer).
     ///
-    /// It has to contain `pos`; if it does not, the operation fails with `EIO`.
+    /// It has to contain `pos`; if it does not, the operation fails with `EIO`.  The same is true
+    /// of the source, if there is one.
     ///
-    /// May sleep.  Called with locked folios for reads, and then with `memalloc_nofs` if it is
-    /// readahead.
-    fn begin<'a>(inode: &'a Inode, pos: Offset, length: u64, flags: OpFlags)
-        -> Result<Mapping<'a>>;
+    /// May sleep, unless `flags` have [`OpFlag::NoWait`].  Called with locked folios for reads and
+    /// page faults, and then with `memalloc_nofs` if it is readahead.
+    fn begin<'a>(
+        inode: &'a Inode,
+        pos: Offset,
+        length: u64,
+        flags: OpFlags,
+    ) -> Result<Mappings<'a>>;
 
     /// Called when a mapping has been used, for `written` of `length` bytes from `pos`.
     ///
@@ -349,15 +401,15 @@ impl<T: Operations> OperationsVTable<T> {
     ///
     /// # Safety
     ///
-    /// fs/iomap calls this: `inode` is alive until all I/O on the mapping is done, and `iomap` is
-    /// zeroed and the caller's own.
+    /// fs/iomap calls this: `inode` is alive until all I/O on the mapping is done, and `iomap` and
+    /// `srcmap` are zeroed and the caller's own.
     unsafe extern "C" fn begin(
         inode: *mut bindings::inode,
         pos: bindings::loff_t,
         length: bindings::loff_t,
         flags: c_uint,
         iomap: *mut bindings::iomap,
-        _srcmap: *mut bindings::iomap,
+        srcmap: *mut bindings::iomap,
     ) -> c_int {
         // SAFETY: The inode is alive by the safety requirements.
         let inode = unsafe { Inode::from_raw(inode) };
@@ -365,20 +417,35 @@ impl<T: Operations> OperationsVTable<T> {
 
         from_result(|| {
             let length = u64::try_from(length).map_err(|_| EIO)?;
-            let mapping = T::begin(inode, pos, length, flags)?;
-
-            if !mapping.contains(pos) {
-                return Err(EIO);
-            }
-            // There is no buffer with the data, without which fs/iomap would warn.
-            if matches!(mapping.kind, Kind::Inline) && !flags.contains(OpFlag::Report) {
-                return Err(EOPNOTSUPP);
-            }
+            let mappings = T::begin(inode, pos, length, flags)?;
 
             // SAFETY: By the safety requirements `iomap` is valid and nobody else's.
-            mapping.fill(unsafe { &mut *iomap });
+            Self::fill(&mappings.target, pos, flags, unsafe { &mut *iomap })?;
+            if let Some(source) = &mappings.source {
+                // SAFETY: As above; zeroes mean that there is no source.
+                Self::fill(source, pos, flags, unsafe { &mut *srcmap })?;
+            }
             Ok(0)
         })
+    }
+
+    /// Writes a mapping where fs/iomap wants it, if fs/iomap can use it.
+    fn fill(
+        mapping: &Mapping<'_>,
+        pos: Offset,
+        flags: OpFlags,
+        iomap: &mut bindings::iomap,
+    ) -> Result {
+        if !mapping.contains(pos) {
+            return Err(EIO);
+        }
+        // There is no buffer with the data, without which fs/iomap would warn.
+        if matches!(mapping.kind, Kind::Inline) && !flags.contains(OpFlag::Report) {
+            return Err(EOPNOTSUPP);
+        }
+
+        mapping.fill(iomap);
+        Ok(())
     }
 
     /// `iomap_ops.iomap_end`.

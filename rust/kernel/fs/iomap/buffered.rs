@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reading through the page cache.
+//! The page cache's side of a file.
 
-use super::{Operations, OperationsVTable};
+use super::{writeback::writepages, Operations, OperationsVTable, WritebackOperations};
 use crate::{
     bindings,
     ffi::c_int, //
@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 
 /// The `struct address_space_operations` of files whose I/O goes through iomap.
 ///
-/// To be kept in a static.  Reading only: such a file must not become dirty.
+/// To be kept in a static.
 #[repr(transparent)]
 pub struct AddressSpaceOperations<T: Operations> {
     ops: bindings::address_space_operations,
@@ -22,7 +22,7 @@ pub struct AddressSpaceOperations<T: Operations> {
 unsafe impl<T: Operations> Sync for AddressSpaceOperations<T> {}
 
 impl<T: Operations> AddressSpaceOperations<T> {
-    /// Makes the table.
+    /// Makes the table for files that are only read.
     #[expect(clippy::new_without_default, reason = "it has to be const")]
     pub const fn new() -> Self {
         Self {
@@ -107,5 +107,16 @@ impl<T: Operations> AddressSpaceOperations<T> {
     ) -> bindings::sector_t {
         // SAFETY: `OPS` lives for ever and `mapping` is good by the safety requirements.
         unsafe { bindings::iomap_bmap(mapping, block, &OperationsVTable::<T>::OPS) }
+    }
+}
+
+impl<T: WritebackOperations> AddressSpaceOperations<T> {
+    /// Makes the table for files that are read and written.
+    pub const fn new_writable() -> Self {
+        let mut table = Self::new();
+
+        table.ops.dirty_folio = Some(bindings::iomap_dirty_folio);
+        table.ops.writepages = Some(writepages::<T>);
+        table
     }
 }

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Changing the size of a file.
+//!
+//! The kernel zeroes what a change of size exposes, or might later, and writes that back; only then
+//! is the server asked to move its metadata.  It never has to write a zero.
+#![deny(unsafe_code)]
+
+use crate::{fuse::IomapInode, ops::FuseIomap, write::zero};
+use kernel::{
+    fs::{iomap, Exclusive, Invalidate, Offset},
+    prelude::*, //
+};
+
+/// Does what comes before SETATTR: afterwards the file has its new size in core, nothing of it is
+/// dirty that the size on disk depends on, and no completion is in flight that would change that.
+///
+/// May sleep.
+pub(crate) fn begin(
+    inode: IomapInode<'_>,
+    lock: &Exclusive<'_>,
+    invalidate: &Invalidate<'_>,
+    new: Offset,
+) -> Result {
+    let writeback = inode.writeback()?;
+    lock.wait_for_direct_io();
+
+    let old = inode.vfs().size();
+    if new > old {
+        zero(lock, invalidate, old, new)?;
+    } else {
+        iomap::truncate_page::<FuseIomap>(lock, invalidate, new)?;
+    }
+    invalidate.truncate(lock, new);
+
+    let kept = old.min(new).min(writeback.disk_size());
+    if let Err(error) = inode.vfs().write_back(kept, Offset::MAX) {
+        give_up(inode, lock, invalidate, old, new);
+        return Err(error);
+    }
+
+    writeback.layout_changes();
+    Ok(())
+}
+
+/// Does what comes after SETATTR, given what that has returned.
+///
+/// May sleep.
+pub(crate) fn end(
+    inode: IomapInode<'_>,
+    lock: &Exclusive<'_>,
+    invalidate: &Invalidate<'_>,
+    old: Offset,
+    new: Offset,
+    answer: Result,
+) {
+    let Some(writeback) = inode.state().writeback.as_ref() else {
+        return;
+    };
+
+    writeback.layout_changes();
+    match answer {
+        Ok(()) => writeback.set_disk_size(new),
+        Err(_) => give_up(inode, lock, invalidate, old, new),
+    }
+}
+
+/// Goes back to a size that the server can agree with.
+///
+/// What has been dropped beyond a smaller size is what the disk has, as far as it has any.
+fn give_up(
+    inode: IomapInode<'_>,
+    lock: &Exclusive<'_>,
+    invalidate: &Invalidate<'_>,
+    old: Offset,
+    new: Offset,
+) {
+    let on_disk = match inode.state().writeback.as_ref() {
+        Some(writeback) => writeback.disk_size(),
+        None => old,
+    };
+    let size = if new > old {
+        old
+    } else {
+        new.max(old.min(on_disk))
+    };
+
+    invalidate.truncate(lock, size);
+}

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Completions of writeback, and what the server has to be told of them.
+//!
+//! I/O that changes metadata (unwritten, shared, appending or failed) goes on a list of its inode,
+//! which a work item takes, sorts and merges; each piece is one IOEND to the server, whose answer
+//! is the result of the writeback.  All other I/O is finished where the device reports it.
+#![deny(unsafe_code)]
+
+use crate::{
+    fuse::IomapInode,
+    mapping::{Token, NO_ADDR},
+    once::get_or_make,
+    rule::Rule, //
+};
+use kernel::{
+    bindings::{self, fuse_iomap_ioend_in},
+    fs::{
+        iomap::{Ioend, IoendList},
+        Offset, //
+    },
+    impl_has_work,
+    new_work,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Release},
+        Arc, //
+    },
+    workqueue::{Work, WorkItem}, //
+};
+
+/// What an inode needs that may become dirty.
+#[pin_data]
+pub(crate) struct Writeback {
+    #[pin]
+    ioends: IoendList,
+    #[pin]
+    work: Work<Self>,
+    /// Changes whenever mappings may have; the validity cookie of fs/iomap.
+    sequence: Atomic<u64>,
+    /// The size of the file on disk, in bytes, as the server knows it.
+    ///
+    /// Grows with IOENDs, which the work item sends one after the other.  Everything else that
+    /// changes it has `i_rwsem`.
+    disk_size: Atomic<i64>,
+    /// Changes before and after the server is asked to change the size on disk other than by IOEND,
+    /// so that an IOEND in flight meanwhile is not held against it.
+    size_changes: Atomic<u64>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Writeback { self.work }
+}
+
+impl Writeback {
+    /// Makes what a file needs whose size on disk is `disk_size` bytes.
+    fn new(disk_size: Offset) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                ioends <- IoendList::new(),
+                work <- new_work!("fuse_iomap::Writeback::work"),
+                sequence: Atomic::new(1u64),
+                disk_size: Atomic::new(disk_size),
+                size_changes: Atomic::new(0u64),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The size of the file on disk, in bytes.
+    pub(crate) fn disk_size(&self) -> Offset {
+        self.disk_size.load(Acquire)
+    }
+
+    /// Sets the size of the file on disk, when the server has changed it.
+    ///
+    /// The caller has `i_rwsem` exclusively.
+    pub(crate) fn set_disk_size(&self, size: Offset) {
+        self.disk_size.store(size, Release);
+    }
+
+    /// Takes note that mappings that were handed out may no longer be true.
+    ///
+    /// Any context.
+    pub(crate) fn mappings_changed(&self) {
+        self.sequence.fetch_add(1, Release);
+    }
+
+    /// Takes note that the server is about to change mappings and the size on disk, or has.
+    pub(crate) fn layout_changes(&self) {
+        self.size_changes.fetch_add(1, Release);
+        self.mappings_changed();
+    }
+
+    /// Sends what IOEND has to tell of `ioend`, and checks the answer.
+    fn tell(&self, inode: IomapInode<'_>, ioend: &Ioend) -> Result {
+        let status = ioend.status();
+        let flags = self.flags(ioend);
+        if status.is_ok() && flags & NEEDS_SERVER == 0 {
+            // Another one has made the file long enough meanwhile.
+            return Ok(());
+        }
+
+        let request = fuse_iomap_ioend_in {
+            flags,
+            error: status.map_or_else(Error::to_errno, |()| 0),
+            attr_ino: inode.attr_ino(),
+            pos: ioend.offset().unsigned_abs(),
+            new_addr: ioend.addr(),
+            written: ioend.size(),
+            dev: Token::from_word(ioend.private()).dev,
+            pad: 0,
+        };
+        let size_changes = self.size_changes.load(Acquire);
+        let old = self.disk_size();
+        let answer = inode.send_ioend(&request);
+        inode.trace_ioend(&request, &answer);
+
+        if flags & REMAPS != 0 {
+            // Before the folios can be reclaimed: what is read then has to be the new blocks.
+            self.mappings_changed();
+        }
+        // What the device says comes first.
+        status?;
+
+        let end = request.pos.saturating_add(request.written);
+        // Without an answer, nobody but the kernel knows the size.
+        let newsize = answer?.unwrap_or_else(|| end.max(old.unsigned_abs()));
+        if newsize > end.max(inode.vfs().size().unsigned_abs()) {
+            inode.report_newsize(Rule::NewsizeBeyondData, &request, newsize);
+            return Err(EUCLEAN);
+        }
+        if newsize < old.unsigned_abs() && size_changes == self.size_changes.load(Acquire) {
+            inode.report_newsize(Rule::NewsizeShrinks, &request, newsize);
+            return Err(EUCLEAN);
+        }
+        if flags & bindings::FUSE_IOMAP_IOEND_APPEND != 0 {
+            // Nothing makes the file smaller while data beyond its end on disk is in flight.
+            let newsize = Offset::try_from(newsize).map_err(|_| EUCLEAN)?;
+            self.set_disk_size(newsize.max(self.disk_size()));
+        }
+        Ok(())
+    }
+
+    /// The IOEND flags of a completion.
+    ///
+    /// Any context.
+    fn flags(&self, ioend: &Ioend) -> u32 {
+        let end = ioend.offset().unsigned_abs().saturating_add(ioend.size());
+        let appends = ioend.size() != 0 && end > self.disk_size().unsigned_abs();
+
+        [
+            (ioend.is_unwritten(), bindings::FUSE_IOMAP_IOEND_UNWRITTEN),
+            (ioend.is_shared(), bindings::FUSE_IOMAP_IOEND_SHARED),
+            (ioend.is_boundary(), bindings::FUSE_IOMAP_IOEND_BOUNDARY),
+            (appends, bindings::FUSE_IOMAP_IOEND_APPEND),
+        ]
+        .into_iter()
+        .filter(|&(is, _)| is)
+        .fold(bindings::FUSE_IOMAP_IOEND_WRITEBACK, |all, (_, bit)| {
+            all | bit
+        })
+    }
+}
+
+/// The IOEND flags that say that other blocks belong to the file now.
+const REMAPS: u32 = bindings::FUSE_IOMAP_IOEND_UNWRITTEN | bindings::FUSE_IOMAP_IOEND_SHARED;
+
+/// The IOEND flags that the server has to act upon.
+const NEEDS_SERVER: u32 = REMAPS | bindings::FUSE_IOMAP_IOEND_APPEND;
+
+impl WorkItem for Writeback {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.ioends.drain(|ioend| {
+            let result = match IomapInode::new(ioend.inode()) {
+                Some(inode) => this.tell(inode, &ioend),
+                // The list is that of an inode in iomap mode.
+                None => Err(EIO),
+            };
+            ioend.finish(result);
+        });
+    }
+}
+
+/// Takes over I/O that has left the device, unless there is nothing to do.
+///
+/// Any context.
+pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
+    let inode = IomapInode::new(ioend.inode())?;
+    let writeback = inode.state().writeback.as_ref()?;
+
+    let flags = writeback.flags(&ioend);
+    let deferred = flags & NEEDS_SERVER != 0 || ioend.status().is_err();
+    inode.trace_writeback_done(ioend.offset(), ioend.size(), flags, deferred);
+    if !deferred {
+        return Some(ioend);
+    }
+
+    let writeback = writeback.clone();
+    writeback.ioends.push(ioend, |inode| {
+        if let Some(inode) = IomapInode::new(inode) {
+            // If it is queued already, it will see this one.
+            let _ = inode.ioend_queue().enqueue(writeback.clone());
+        }
+    });
+    None
+}
+
+impl<'a> IomapInode<'a> {
+    /// What the inode needs before it becomes dirty, made now if it is not there.
+    ///
+    /// May sleep.  The caller has opened the file for writing or holds `i_rwsem` exclusively; until
+    /// now nothing has made it dirty, so its size is that on disk.
+    pub(crate) fn writeback(self) -> Result<&'a Arc<Writeback>> {
+        get_or_make(&self.state().writeback, || {
+            Writeback::new(self.vfs().size())
+        })
+    }
+
+    /// The validity cookie of mappings that are asked for now.
+    ///
+    /// Any context.
+    pub(crate) fn cookie(self) -> u64 {
+        self.state()
+            .writeback
+            .as_ref()
+            .map_or(0, |writeback| writeback.sequence.load(Acquire))
+    }
+
+    /// Takes note that mappings that were handed out may no longer be true.
+    ///
+    /// Any context.
+    pub(crate) fn mappings_changed(self) {
+        if let Some(writeback) = self.state().writeback.as_ref() {
+            writeback.mappings_changed();
+        }
+    }
+
+    /// Tells the server that dirty data has been given up, because it could not be mapped.
+    ///
+    /// May sleep.
+    pub(crate) fn tell_discarded(self, pos: Offset, length: u64, error: Error) {
+        let request = fuse_iomap_ioend_in {
+            flags: bindings::FUSE_IOMAP_IOEND_WRITEBACK,
+            error: error.to_errno(),
+            attr_ino: self.attr_ino(),
+            pos: pos.unsigned_abs(),
+            new_addr: NO_ADDR,
+            written: length,
+            dev: bindings::FUSE_IOMAP_DEV_NULL,
+            pad: 0,
+        };
+        // The error that counts is the one that is being told.
+        let answer = self.send_ioend(&request);
+        self.trace_ioend(&request, &answer);
+        self.mappings_changed();
+    }
+}
