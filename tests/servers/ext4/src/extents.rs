@@ -200,7 +200,7 @@ impl Txn<'_> {
         let Some(mut parent) = path.pop() else {
             return corrupt(format!("inode {}: extent node without parent", inode.ino));
         };
-        let taken = parent.taken;
+        let (taken, siblings) = (parent.taken, parent.records.len().saturating_sub(1));
         let Some(own) = parent.records.get_mut(taken) else {
             return corrupt(format!("inode {}: extent index", inode.ino));
         };
@@ -210,6 +210,13 @@ impl Txn<'_> {
             self.free_blocks(block, 1, true)?;
             self.add_blocks(inode, -1)?;
             return self.store_node(inode, path, parent.at, parent.depth, parent.records);
+        }
+
+        if depth == 0 && path.is_empty() && siblings == 0 && records.len() <= ROOT_RECORDS {
+            // The root can hold what is left.
+            self.free_blocks(block, 1, true)?;
+            self.add_blocks(inode, -1)?;
+            return self.store_node(inode, path, parent.at, depth, records);
         }
 
         let begins = first(&records[0]);

@@ -52,6 +52,13 @@ pub struct Time {
     pub nsec: u32,
 }
 
+impl Time {
+    /// The time now.
+    pub fn now() -> Self {
+        crate::txn::now()
+    }
+}
+
 /// Attributes of an inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attr {

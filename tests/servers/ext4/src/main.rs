@@ -7,14 +7,15 @@ mod options;
 mod server;
 
 use std::{
-    fs::OpenOptions,
+    fs::File,
     io::{self, BufRead, BufReader, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, ExitCode, Stdio},
+    sync::Arc,
 };
 
-use ext4_volume::Volume;
+use ext4_volume::{Error, Volume, disk::FileDisk};
 use fuse_iomap::{MountOptions, Session, SessionOptions};
 
 use crate::{options::Options, server::Server};
@@ -54,22 +55,10 @@ fn on_path(path: &Path, what: impl std::fmt::Display) -> io::Error {
 
 /// Mounts and serves until unmounted.
 fn serve(options: Options) -> io::Result<()> {
-    // The standard library opens with O_CLOEXEC.
-    let file = OpenOptions::new()
-        .read(true)
-        .open(&options.device)
-        .map_err(|err| on_path(&options.device, err))?;
-    let volume = Volume::open(file).map_err(|err| on_path(&options.device, err))?;
-    if volume.replayed() > 0 {
-        eprintln!(
-            "ext4: the journal was replayed in memory ({} blocks); the device stays as it is",
-            volume.replayed()
-        );
-    }
-
+    let volume = Arc::new(open(&options).map_err(|err| on_path(&options.device, err))?);
     let mut mount = MountOptions::new(&options.device)
         .subtype("ext4")
-        .read_only(true);
+        .read_only(!volume.is_writable());
     mount.allow_other = options.allow_other;
     mount.default_permissions = options.default_permissions;
     mount.suid = options.suid;
@@ -88,8 +77,50 @@ fn serve(options: Options) -> io::Result<()> {
             let _ = writeln!(io::stdout(), "{READY}");
         }
     };
-    let server = Server::new(volume, options.iomap, Box::new(on_ready));
-    Session::mount(server, &options.mountpoint, &mount, session)?.run()
+    let server = Server::new(volume.clone(), options.iomap, Box::new(on_ready));
+    let result = Session::mount(server, &options.mountpoint, &mount, session)
+        .and_then(|session| session.run());
+    // The kernel asks for this where it can; not if the mount failed, or was ended by force.
+    volume
+        .unmount()
+        .map_err(|err| on_path(&options.device, err))
+        .and(result)
+}
+
+/// Opens the volume for writing if that was asked for, or nothing was said and it is possible.
+fn open(options: &Options) -> ext4_volume::Result<Volume> {
+    if options.write != Some(false) {
+        let opened = FileDisk::open_writable(&options.device)
+            .map_err(Error::from)
+            .and_then(|disk| Volume::open_writable(Arc::new(disk)));
+        match opened {
+            Err(err) if options.write.is_none() && may_read(&err) => {
+                eprintln!("ext4: mounting read-only: {err}");
+            }
+            opened => return opened,
+        }
+    }
+    // The standard library opens with O_CLOEXEC.
+    let volume = Volume::open(File::open(&options.device)?)?;
+    if volume.replayed() > 0 {
+        eprintln!(
+            "ext4: the journal was replayed in memory ({} blocks); the device stays as it is",
+            volume.replayed()
+        );
+    }
+    Ok(volume)
+}
+
+/// Whether what forbids writing may allow reading.
+fn may_read(err: &Error) -> bool {
+    match err {
+        Error::Unsupported(_) => true,
+        Error::Io(err) => matches!(
+            err.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        ),
+        _ => false,
+    }
 }
 
 /// Starts this program again to serve, and returns once it does.

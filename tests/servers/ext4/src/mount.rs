@@ -98,6 +98,7 @@ impl Volume {
             committed: AtomicU32::new(sequence.wrapping_sub(1)),
             flushes: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             orphans: Mutex::new(orphans),
             refs: Mutex::default(),
             signal: (Mutex::default(), Condvar::new()),
@@ -163,6 +164,9 @@ impl Volume {
     /// do nothing.
     pub fn unmount(&self) -> Result<()> {
         let Some(rw) = &self.rw else { return Ok(()) };
+        if rw.is_closed() {
+            return Ok(());
+        }
         rw.wake(|signal| signal.stop = true);
         if rw.is_aborted() {
             return Err(Error::Errno(errno::EIO));
@@ -187,7 +191,7 @@ impl Volume {
         })?;
         self.device.flush()?;
         // From now on the device belongs to others.
-        rw.aborted.store(true, Ordering::Release);
+        rw.closed.store(true, Ordering::Release);
         Ok(())
     }
 }

@@ -10,17 +10,18 @@ use crate::server::IomapMode;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-Mounts an ext2, ext3 or ext4 volume in user space. The kernel reads file data from the
+Mounts an ext2, ext3 or ext4 volume in user space. The kernel moves file data from and to the
 device itself, where FUSE-iomap is available; this program only says where it is.
 
 usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
 
-  --no-iomap         serve data by FUSE_READ, as other FUSE filesystems do
-  --require-iomap    fail unless the kernel offers iomap (else fall back to FUSE_READ)
+  --no-iomap         serve data by FUSE_READ and FUSE_WRITE, as other FUSE filesystems do
+  --require-iomap    fail unless the kernel offers iomap (else fall back to those)
   --threads N        worker threads (default: one per CPU, at least 2)
-  --ro               mount read-only; always so for now
-  -o OPTION,...      ro, suid, dev, [no]allow_other, [no]default_permissions
-                     (default: nosuid, nodev, allow_other, default_permissions)
+  --ro               mount read-only, as with -o ro; the device is then never written
+  -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
+                     (default: rw if device and features allow it, else ro; nosuid, nodev,
+                     allow_other, default_permissions)
   -f, --foreground   stay attached to the terminal
   --stats FILE       write request counters there at the end and on SIGUSR1
                      (as JSON if the name ends in .json)
@@ -41,6 +42,8 @@ pub struct Options {
     pub iomap: IomapMode,
     /// Worker threads, if given.
     pub threads: Option<usize>,
+    /// Mount for writing or not, if that was said.
+    pub write: Option<bool>,
     /// Let other users in.
     pub allow_other: bool,
     /// Let the kernel check permissions.
@@ -65,6 +68,7 @@ impl Options {
             mountpoint: PathBuf::new(),
             iomap: IomapMode::Auto,
             threads: None,
+            write: None,
             allow_other: true,
             default_permissions: true,
             suid: false,
@@ -87,7 +91,7 @@ impl Options {
                     options.threads =
                         Some(threads.ok_or("--threads takes a number from 1 to 256")?);
                 }
-                Some("--ro") => {}
+                Some("--ro") => options.write = Some(false),
                 Some("-o") => options.mount_options(&value("-o")?)?,
                 Some("-f" | "--foreground") => options.foreground = true,
                 Some(TELL_READY) => {
@@ -119,7 +123,8 @@ impl Options {
         let list = list.to_str().ok_or("-o takes a list of words")?;
         for option in list.split(',').filter(|option| !option.is_empty()) {
             match option {
-                "ro" => {}
+                "ro" => self.write = Some(false),
+                "rw" => self.write = Some(true),
                 "suid" => self.suid = true,
                 "nosuid" => self.suid = false,
                 "dev" => self.dev = true,
@@ -128,7 +133,6 @@ impl Options {
                 "noallow_other" => self.allow_other = false,
                 "default_permissions" => self.default_permissions = true,
                 "nodefault_permissions" => self.default_permissions = false,
-                "rw" => return Err("mounting for writing is not there yet".to_owned()),
                 other => return Err(format!("unknown mount option {other}")),
             }
         }
@@ -151,6 +155,7 @@ mod tests {
         let options = parse(line).unwrap().unwrap();
         assert_eq!(options.iomap, IomapMode::Off);
         assert_eq!(options.threads, Some(7));
+        assert_eq!(options.write, Some(false));
         assert!(
             !options.allow_other && options.default_permissions && options.dev && !options.suid
         );
@@ -159,6 +164,8 @@ mod tests {
         assert_eq!(options.device, PathBuf::from("/dev/x"));
         assert_eq!(options.mountpoint, PathBuf::from("/mnt"));
         assert!(parse("--help").unwrap().is_none());
+        assert_eq!(parse("a b").unwrap().unwrap().write, None);
+        assert_eq!(parse("-o rw a b").unwrap().unwrap().write, Some(true));
     }
 
     #[test]
@@ -169,7 +176,6 @@ mod tests {
             "a b c",
             "--bogus a b",
             "--threads 0 a b",
-            "-o rw a b",
             "-o x a b",
             "a b --stats",
         ] {

@@ -104,6 +104,8 @@ pub(crate) struct Rw {
     pub flushes: AtomicU64,
     /// Set once the journal could not be written: nothing is changed any more.
     pub aborted: AtomicBool,
+    /// Set once the volume was unmounted.
+    pub closed: AtomicBool,
     /// Inodes on the orphan list, with their neighbours.
     pub orphans: Mutex<HashMap<u32, Link>>,
     /// How often the kernel was told of an inode and has not forgotten it.
@@ -128,7 +130,11 @@ impl Rw {
     }
 
     pub fn is_aborted(&self) -> bool {
-        self.aborted.load(Ordering::Acquire)
+        self.aborted.load(Ordering::Acquire) || self.is_closed()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Whether a transaction is committed; numbers wrap.

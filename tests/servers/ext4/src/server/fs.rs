@@ -1,252 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The FUSE side: requests in, a [`Volume`]'s answers out.
-//!
-//! Node ids are inode numbers, except that FUSE calls the root 1 and ext4 calls it 2. So there is no
-//! table of nodes to keep, and FORGET has nothing to do. The volume does not change while it is
-//! mounted, so the kernel may keep every name, attribute and page it was told about.
+//! The requests, one method each.
 
-use std::{
-    ffi::OsStr,
-    io,
-    os::unix::ffi::OsStrExt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::Arc};
 
 use fuse_iomap::{
-    AttrReply, BackingId, BackingType, BeginReply, Connection, DirBuffer, DirPlusBuffer, Entry,
-    Errno, FileKind, Filesystem, InitConfig, IoctlReply, Mapping, Opened, Request, Result,
+    AttrReply, BackingType, BeginReply, Connection, DirBuffer, DirPlusBuffer, Entry, Errno,
+    FileKind, Filesystem, InitConfig, IoctlReply, Opened, Request, Result,
     wire::{
-        self, Attr, GetattrIn, IoctlIn, IomapBeginIn, Kstatfs, LseekIn, OpenIn, ReadIn, Statx,
-        StatxIn, StatxOut, SxTime, attr_flags, init, iomap_op,
+        Attr, CreateIn, FallocateIn, FsyncIn, GetattrIn, IoctlIn, IomapBeginIn, IomapConfigIn,
+        IomapConfigOut, IomapIoendIn, Kstatfs, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn,
+        SetattrIn, SetxattrIn, Statx, StatxIn, StatxOut, SxTime, WriteIn, init, iomap_op,
     },
 };
 
 use ext4_volume::{
-    Error, Volume,
     dir::{DirEntry, NAME_MAX},
-    inode::{self, Inode, ROOT, Time, flags},
+    inode::{self, Time, flags, mode},
     map::{Run, Target},
+    names::NewInode,
 };
 
-/// How long the kernel may trust what it was told: for as long as the mount exists.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Complaints about damage that are printed before the rest is only counted.
-const MAX_COMPLAINTS: u32 = 20;
-
-/// How file data is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IomapMode {
-    /// By the kernel if it offers iomap, else by FUSE_READ.
-    Auto,
-    /// By the kernel, or not at all.
-    Require,
-    /// By FUSE_READ.
-    Off,
-}
-
-/// Figures beyond the number of requests.
-struct Stats {
-    reads_of_iomap_inodes: Arc<AtomicU64>,
-    reads_of_other_inodes: Arc<AtomicU64>,
-    begin_mapped: Arc<AtomicU64>,
-    begin_unwritten: Arc<AtomicU64>,
-    begin_hole: Arc<AtomicU64>,
-    begin_bytes: Arc<AtomicU64>,
-    damage: Arc<AtomicU64>,
-}
-
-impl Stats {
-    fn new(connection: &Connection) -> Self {
-        let own = |name| connection.counters().own(name);
-        Self {
-            reads_of_iomap_inodes: own("reads_of_iomap_inodes"),
-            reads_of_other_inodes: own("reads_of_other_inodes"),
-            begin_mapped: own("begin_mapped"),
-            begin_unwritten: own("begin_unwritten"),
-            begin_hole: own("begin_hole"),
-            begin_bytes: own("begin_bytes"),
-            damage: own("damage"),
-        }
-    }
-}
-
-fn count(counter: &AtomicU64, by: u64) {
-    counter.fetch_add(by, Ordering::Relaxed);
-}
-
-/// What exists only once INIT was answered.
-struct Running {
-    stats: Stats,
-    /// The device as the kernel knows it; `None` without iomap.
-    device: Option<BackingId>,
-}
-
-/// A volume as a FUSE filesystem.
-pub struct Server {
-    volume: Volume,
-    mode: IomapMode,
-    running: OnceLock<Running>,
-    complaints: AtomicU32,
-    on_ready: Box<dyn Fn() + Send + Sync>,
-}
-
-/// The inode number behind a node id.
-fn inode_number(nodeid: u64) -> Result<u32> {
-    match u32::try_from(nodeid) {
-        Ok(number) if nodeid == wire::ROOT_ID => Ok(number - 1 + ROOT),
-        Ok(number) if number != ROOT => Ok(number),
-        _ => Err(Errno::STALE),
-    }
-}
-
-/// The node id of an inode number.
-fn node_id(ino: u32) -> u64 {
-    if ino == ROOT {
-        wire::ROOT_ID
-    } else {
-        u64::from(ino)
-    }
-}
-
-/// Where lseek(2) from `offset` arrives, given what is at each block.
-fn seek(
-    offset: u64,
-    size: u64,
-    block_size: u64,
-    want_data: bool,
-    mut run: impl FnMut(u64) -> Result<Run>,
-) -> Result<u64> {
-    if offset >= size {
-        return Err(Errno::NXIO);
-    }
-    let mut at = offset;
-    while at < size {
-        let run = run(at / block_size)?;
-        // Unwritten space reads as zeros and counts as a hole.
-        let is_data = matches!(run.target, Target::Mapped(_));
-        if is_data == want_data {
-            return Ok(at);
-        }
-        at = run.end().saturating_mul(block_size);
-    }
-    if want_data {
-        Err(Errno::NXIO)
-    } else {
-        Ok(size)
-    }
-}
-
-impl Server {
-    /// Serves `volume`; calls `on_ready` once the kernel can ask.
-    pub fn new(volume: Volume, mode: IomapMode, on_ready: Box<dyn Fn() + Send + Sync>) -> Self {
-        Self {
-            volume,
-            mode,
-            running: OnceLock::new(),
-            complaints: AtomicU32::new(0),
-            on_ready,
-        }
-    }
-
-    fn fail(&self, err: Error) -> Errno {
-        if err.is_damage() {
-            if let Some(running) = self.running.get() {
-                count(&running.stats.damage, 1);
-            }
-            let earlier = self.complaints.fetch_add(1, Ordering::Relaxed);
-            if earlier < MAX_COMPLAINTS {
-                eprintln!("ext4: {err}");
-            } else if earlier == MAX_COMPLAINTS {
-                eprintln!("ext4: further complaints are only counted");
-            }
-        }
-        Errno::from_raw_os_error(err.errno())
-    }
-
-    fn inode(&self, nodeid: u64) -> Result<Inode> {
-        self.volume
-            .inode(inode_number(nodeid)?)
-            .map_err(|err| self.fail(err))
-    }
-
-    /// The device, if this inode's data is the kernel's business.
-    fn iomap(&self, inode: &Inode) -> Option<BackingId> {
-        let device = self.running.get()?.device?;
-        if !inode.is_regular() || inode.is_inline() {
-            return None;
-        }
-        // Data that is still in the journal is not on the device, where the kernel would look. If
-        // the map cannot be read, reading says so.
-        let in_journal = self.volume.data_in_journal(inode).unwrap_or(true);
-        (!in_journal).then_some(device)
-    }
-
-    fn attr(&self, inode: &Inode) -> Attr {
-        let attr = self.volume.attr(inode);
-        let mut bits = 0;
-        if inode.is_dir() {
-            bits |= attr_flags::EXCLUSIVE;
-        } else if self.iomap(inode).is_some() {
-            bits |= attr_flags::EXCLUSIVE | attr_flags::IOMAP;
-        }
-        for (on_disk, bit) in [
-            (flags::SYNC, attr_flags::SYNC),
-            (flags::IMMUTABLE, attr_flags::IMMUTABLE),
-            (flags::APPEND, attr_flags::APPEND),
-        ] {
-            if attr.flags & on_disk != 0 {
-                bits |= bit;
-            }
-        }
-        Attr {
-            ino: u64::from(attr.ino),
-            size: attr.size,
-            blocks: attr.blocks,
-            // The kernel reads these as signed.
-            atime: attr.atime.sec as u64,
-            mtime: attr.mtime.sec as u64,
-            ctime: attr.ctime.sec as u64,
-            atimensec: attr.atime.nsec,
-            mtimensec: attr.mtime.nsec,
-            ctimensec: attr.ctime.nsec,
-            mode: u32::from(attr.mode),
-            nlink: attr.nlink,
-            uid: attr.uid,
-            gid: attr.gid,
-            rdev: attr.rdev,
-            blksize: self.volume.block_size(),
-            flags: bits,
-        }
-    }
-
-    fn entry(&self, inode: &Inode) -> Entry {
-        let mut entry = Entry::new(node_id(inode.ino()), self.attr(inode)).valid_for(FOREVER);
-        entry.generation = u64::from(inode.generation());
-        entry
-    }
-
-    fn mapping(&self, run: &Run, device: BackingId, size: u64, wanted_end: u64) -> Mapping {
-        let block_size = u64::from(self.volume.block_size());
-        let offset = run.start.saturating_mul(block_size);
-        let length = run.len.saturating_mul(block_size);
-        match run.target {
-            Target::Mapped(at) => Mapping::mapped(device, offset, length, at * block_size),
-            Target::Unwritten(at) => Mapping::unwritten(device, offset, length, at * block_size),
-            Target::Hole => {
-                // The hole behind the last extent has no end of its own. It is as long as it
-                // matters: to the end of the file, or of what was asked for.
-                let useful = size.max(wanted_end).next_multiple_of(block_size);
-                let end = offset.saturating_add(length).min(useful);
-                Mapping::hole(offset, end.saturating_sub(offset).max(block_size))
-            }
-        }
-    }
-}
+use super::{FOREVER, IomapMode, Running, Server, Stats, count, inode_number, seek};
 
 impl Filesystem for Server {
     fn init(&self, config: &mut InitConfig) -> Result<()> {
@@ -271,6 +45,10 @@ impl Filesystem for Server {
                 | init::NO_OPENDIR_SUPPORT
                 | init::EXPORT_SUPPORT,
         );
+        if self.volume.is_writable() {
+            // A default ACL takes the umask's place, so it is applied here.
+            config.request(init::DONT_MASK);
+        }
         Ok(())
     }
 
@@ -295,11 +73,26 @@ impl Filesystem for Server {
         let stats = Stats::new(connection);
         // INIT comes once, so the cell is empty.
         let _ = self.running.set(Running { stats, device });
+        self.volume.start_committer()?;
         (self.on_ready)();
         Ok(())
     }
 
+    fn destroy(&self) {
+        self.close();
+    }
+
+    fn forget(&self, nodeid: u64, nlookup: u64) {
+        // Nobody waits for an answer, so an error can only be told to the operator.
+        if let Ok(ino) = inode_number(nodeid)
+            && let Err(err) = self.volume.forget(ino, nlookup)
+        {
+            self.fail(err);
+        }
+    }
+
     fn lookup(&self, _: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
+        let _shared = self.volume.shared();
         let dir = self.inode(parent)?;
         let found = self
             .volume
@@ -308,6 +101,7 @@ impl Filesystem for Server {
         match found {
             Some(ino) => {
                 let inode = self.volume.inode(ino).map_err(|err| self.fail(err))?;
+                self.volume.remember(ino);
                 Ok(self.entry(&inode))
             }
             // The kernel remembers that there is no such name.
@@ -316,6 +110,7 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _: &Request, nodeid: u64, _: &GetattrIn) -> Result<AttrReply> {
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let mut reply = AttrReply::new(self.attr(&inode));
         reply.valid = FOREVER;
@@ -325,6 +120,7 @@ impl Filesystem for Server {
     fn statx(&self, _: &Request, nodeid: u64, _: &StatxIn) -> Result<StatxOut> {
         const BASIC: u32 = 0x7ff;
         const BTIME: u32 = 0x800;
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let attr = self.volume.attr(&inode);
         let time = |time: Time| SxTime {
@@ -358,6 +154,7 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _: &Request, nodeid: u64) -> Result<Vec<u8>> {
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         self.volume.read_link(&inode).map_err(|err| self.fail(err))
     }
@@ -372,6 +169,7 @@ impl Filesystem for Server {
     }
 
     fn read(&self, _: &Request, nodeid: u64, args: &ReadIn, buf: &mut [u8]) -> Result<usize> {
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         if !inode.is_regular() {
             return Err(Errno::INVAL);
@@ -406,6 +204,7 @@ impl Filesystem for Server {
     }
 
     fn getxattr(&self, _: &Request, nodeid: u64, name: &OsStr) -> Result<Vec<u8>> {
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         self.volume
             .xattr(&inode, name.as_bytes())
@@ -413,6 +212,7 @@ impl Filesystem for Server {
     }
 
     fn listxattr(&self, req: &Request, nodeid: u64) -> Result<Vec<u8>> {
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let names = self.volume.xattr_names(&inode, req.uid() == 0);
         let names = names.map_err(|err| self.fail(err))?;
@@ -431,6 +231,7 @@ impl Filesystem for Server {
         args: &ReadIn,
         out: &mut DirBuffer<'_>,
     ) -> Result<()> {
+        let _shared = self.volume.shared();
         let dir = self.inode(nodeid)?;
         let add = |entry: DirEntry<'_>| {
             let kind = FileKind::from_mode(u32::from(entry.kind) << 12);
@@ -450,6 +251,7 @@ impl Filesystem for Server {
         args: &ReadIn,
         out: &mut DirPlusBuffer<'_>,
     ) -> Result<()> {
+        let _shared = self.volume.shared();
         let dir = self.inode(nodeid)?;
         let add = |entry: DirEntry<'_>| {
             let name = OsStr::from_bytes(entry.name);
@@ -464,7 +266,13 @@ impl Filesystem for Server {
                 Some(self.volume.inode(entry.ino))
             };
             let added = match inode {
-                Some(Ok(inode)) => out.add(&self.entry(&inode), entry.next, name),
+                Some(Ok(inode)) => {
+                    let added = out.add(&self.entry(&inode), entry.next, name);
+                    if added {
+                        self.volume.remember(entry.ino);
+                    }
+                    added
+                }
                 // A damaged inode keeps its name in the list; looking it up tells the reason.
                 Some(Err(_)) | None => out.add_plain(u64::from(entry.ino), entry.next, kind, name),
             };
@@ -483,6 +291,7 @@ impl Filesystem for Server {
             SEEK_HOLE => false,
             _ => return Err(Errno::INVAL),
         };
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         if !inode.is_regular() {
             return Err(Errno::INVAL);
@@ -508,6 +317,7 @@ impl Filesystem for Server {
         const GETFLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
         const GETVERSION: [u32; 4] = [0x8008_7601, 0x8004_7601, 0x8008_6603, 0x8004_6603];
         const FSGETXATTR: u32 = 0x801c_581f;
+        let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let visible = inode.flags() & flags::USER_VISIBLE;
         let data = if GETFLAGS.contains(&args.cmd) {
@@ -523,75 +333,164 @@ impl Filesystem for Server {
     }
 
     fn iomap_begin(&self, _: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
-        if args.opflags & (iomap_op::WRITE | iomap_op::ZERO) != 0 {
-            return Err(Errno::ROFS);
-        }
-        let inode = self.inode(nodeid)?;
-        let device = self.iomap(&inode).ok_or(Errno::INVAL)?;
         let block_size = u64::from(self.volume.block_size());
         let first = args.pos / block_size;
         // Offsets are signed in the kernel, so neither of these can wrap there; here they must not.
         let end = args.pos.saturating_add(args.count).min(i64::MAX as u64);
+        if args.opflags & iomap_op::WRITE != 0 {
+            return self.begin_write(nodeid, first, end, args.opflags);
+        }
+        // Zeroing a part of a block needs to know where it is, and nothing else: what is not there, or
+        // not written, reads as zeros.
+        let _shared = self.volume.shared();
+        let inode = self.inode(nodeid)?;
+        let device = self.iomap(&inode).ok_or(Errno::INVAL)?;
         let run = self
             .volume
             .run(&inode, first, end.div_ceil(block_size))
             .map_err(|err| self.fail(err))?;
         let mapping = self.mapping(&run, device, self.volume.size(&inode), end);
-        if let Some(running) = self.running.get() {
-            let stats = &running.stats;
-            let counter = match run.target {
-                Target::Mapped(_) => &stats.begin_mapped,
-                Target::Unwritten(_) => &stats.begin_unwritten,
-                Target::Hole => &stats.begin_hole,
-            };
-            count(counter, 1);
-            count(&stats.begin_bytes, mapping.length());
-        }
+        self.count_begin(&run, &mapping);
         Ok(BeginReply::read(mapping))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_root_has_two_numbers() {
-        assert_eq!(inode_number(1).unwrap(), ROOT);
-        assert_eq!(node_id(ROOT), 1);
-        assert_eq!(inode_number(12).unwrap(), 12);
-        assert_eq!(node_id(12), 12);
-        // Nobody was ever told node 2, which would be a second name for the root.
-        assert_eq!(inode_number(2), Err(Errno::STALE));
-        assert_eq!(inode_number(1 << 40), Err(Errno::STALE));
+    fn iomap_ioend(&self, _: &Request, nodeid: u64, args: &IomapIoendIn) -> Result<u64> {
+        self.ioend(nodeid, args)
     }
 
-    /// Block 0 is data, 1 and 2 are a hole, 3 is unwritten, 4 is data, then nothing.
-    fn layout(block: u64) -> Result<Run> {
-        let (start, len, target) = match block {
-            0 => (0, 1, Target::Mapped(100)),
-            1 | 2 => (1, 2, Target::Hole),
-            3 => (3, 1, Target::Unwritten(200)),
-            4 => (4, 1, Target::Mapped(300)),
-            _ => (5, 1000, Target::Hole),
+    fn iomap_config(&self, _: &Request, _: &IomapConfigIn) -> Result<IomapConfigOut> {
+        Ok(self.config())
+    }
+
+    fn setattr(&self, _: &Request, nodeid: u64, args: &SetattrIn) -> Result<AttrReply> {
+        self.set_attributes(nodeid, args)?;
+        let _shared = self.volume.shared();
+        let mut reply = AttrReply::new(self.attr(&self.inode(nodeid)?));
+        reply.valid = FOREVER;
+        Ok(reply)
+    }
+
+    fn mknod(&self, req: &Request, parent: u64, name: &OsStr, args: &MknodIn) -> Result<Entry> {
+        let new = NewInode {
+            mode: args.mode as u16,
+            umask: args.umask as u16,
+            rdev: args.rdev,
+            ..Server::owner(req)
         };
-        Ok(Run { start, len, target })
+        self.make(parent, name, &new)
     }
 
-    #[test]
-    fn seeking_treats_unwritten_space_as_hole() {
-        let seek = |offset, data| seek(offset, 6 * 1024, 1024, data, layout);
-        assert_eq!(seek(5, true), Ok(5));
-        assert_eq!(seek(5, false), Ok(1024));
-        assert_eq!(seek(1024, true), Ok(4096));
-        assert_eq!(seek(3500, false), Ok(3500));
-        assert_eq!(seek(4100, false), Ok(5120));
-        assert_eq!(seek(5120, true), Err(Errno::NXIO));
-        assert_eq!(seek(6 * 1024, false), Err(Errno::NXIO));
+    fn mkdir(&self, req: &Request, parent: u64, name: &OsStr, args: &MkdirIn) -> Result<Entry> {
+        let new = NewInode {
+            mode: args.mode as u16 & 0o7777 | mode::DIR,
+            umask: args.umask as u16,
+            ..Server::owner(req)
+        };
+        self.make(parent, name, &new)
     }
 
-    #[test]
-    fn a_file_that_ends_in_data_has_a_hole_at_its_end() {
-        assert_eq!(seek(4096, 4500, 1024, false, layout), Ok(4500));
+    fn create(
+        &self,
+        req: &Request,
+        parent: u64,
+        name: &OsStr,
+        args: &CreateIn,
+    ) -> Result<(Entry, Opened)> {
+        let new = NewInode {
+            mode: args.mode as u16 & 0o7777 | mode::REG,
+            umask: args.umask as u16,
+            ..Server::owner(req)
+        };
+        self.make_open(parent, name, &new, args.flags)
+    }
+
+    fn tmpfile(&self, req: &Request, parent: u64, args: &CreateIn) -> Result<(Entry, Opened)> {
+        let new = NewInode {
+            mode: args.mode as u16 & 0o7777 | mode::REG,
+            umask: args.umask as u16,
+            ..Server::owner(req)
+        };
+        self.make_unnamed(parent, &new)
+    }
+
+    fn symlink(&self, req: &Request, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
+        let new = Server::owner(req);
+        let dir = inode_number(parent)?;
+        let target = target.as_bytes();
+        let made = self.volume.symlink(dir, name.as_bytes(), target, &new);
+        self.tell(made.map_err(|err| self.fail(err))?)
+    }
+
+    fn link(&self, _: &Request, nodeid: u64, newparent: u64, newname: &OsStr) -> Result<Entry> {
+        let (ino, dir) = (inode_number(nodeid)?, inode_number(newparent)?);
+        let linked = self.volume.link(ino, dir, newname.as_bytes());
+        linked.map_err(|err| self.fail(err))?;
+        self.tell(ino)
+    }
+
+    fn unlink(&self, _: &Request, parent: u64, name: &OsStr) -> Result<()> {
+        let result = self.volume.unlink(inode_number(parent)?, name.as_bytes());
+        result.map_err(|err| self.fail(err))
+    }
+
+    fn rmdir(&self, _: &Request, parent: u64, name: &OsStr) -> Result<()> {
+        let result = self.volume.rmdir(inode_number(parent)?, name.as_bytes());
+        result.map_err(|err| self.fail(err))
+    }
+
+    fn rename2(
+        &self,
+        _: &Request,
+        parent: u64,
+        name: &OsStr,
+        newparent: u64,
+        newname: &OsStr,
+        flags: u32,
+    ) -> Result<()> {
+        let from = (inode_number(parent)?, name.as_bytes());
+        let to = (inode_number(newparent)?, newname.as_bytes());
+        let result = self.volume.rename(from, to, flags);
+        result.map_err(|err| self.fail(err))
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        nodeid: u64,
+        name: &OsStr,
+        value: &[u8],
+        args: &SetxattrIn,
+    ) -> Result<()> {
+        self.set_xattr(nodeid, name, value, args)
+    }
+
+    fn removexattr(&self, _: &Request, nodeid: u64, name: &OsStr) -> Result<()> {
+        let result = self
+            .volume
+            .remove_xattr(inode_number(nodeid)?, name.as_bytes());
+        result.map_err(|err| self.fail(err))
+    }
+
+    fn write(&self, _: &Request, nodeid: u64, args: &WriteIn, data: &[u8]) -> Result<u32> {
+        self.write_data(nodeid, args, data)
+    }
+
+    fn fallocate(&self, _: &Request, nodeid: u64, args: &FallocateIn) -> Result<()> {
+        self.allocate(nodeid, args)
+    }
+
+    fn fsync(&self, _: &Request, nodeid: u64, _: &FsyncIn) -> Result<()> {
+        self.sync(nodeid)
+    }
+
+    fn fsyncdir(&self, _: &Request, nodeid: u64, _: &FsyncIn) -> Result<()> {
+        self.sync(nodeid)
+    }
+
+    fn syncfs(&self, _: &Request, _: u64) -> Result<()> {
+        if !self.volume.is_writable() {
+            return Ok(());
+        }
+        self.volume.sync_all().map_err(|err| self.fail(err))
     }
 }
