@@ -231,7 +231,7 @@ impl Volume {
             let _shared = self.shared();
             let inode = self.regular(ino)?;
             let size = self.size(&inode);
-            if offset <= size || size % block_size == 0 {
+            if offset <= size || size.is_multiple_of(block_size) {
                 return Ok(());
             }
             (

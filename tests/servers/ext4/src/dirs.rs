@@ -73,7 +73,7 @@ pub(crate) fn places(bytes: &[u8], end: usize, dir: u32) -> Result<Vec<Place>> {
     while at < end {
         let len = record_len(le16(bytes, at + 4), bytes.len());
         let name_len = usize::from(bytes.get(at + 6).copied().unwrap_or(0));
-        if len < HEAD || len % 4 != 0 || at + len > end || HEAD + name_len > len {
+        if len < HEAD || !len.is_multiple_of(4) || at + len > end || HEAD + name_len > len {
             return corrupt(format!("directory {dir}: record at {at}"));
         }
         let used = if le32(bytes, at) == 0 {

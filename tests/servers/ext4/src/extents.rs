@@ -185,7 +185,11 @@ impl Txn<'_> {
         let Some(block) = at else {
             if records.len() <= ROOT_RECORDS {
                 // Without entries there is no index either.
-                let depth = if records.is_empty() { 0 } else { depth };
+                let mut depth = if records.is_empty() { 0 } else { depth };
+                while let Some(shorter) = self.only_child(inode, depth, &records)? {
+                    records = shorter;
+                    depth -= 1;
+                }
                 write_node(inode.i_block_mut(), ROOT_RECORDS, depth, &records);
                 return Ok(());
             }
@@ -212,7 +216,7 @@ impl Txn<'_> {
             return self.store_node(inode, path, parent.at, parent.depth, parent.records);
         }
 
-        if depth == 0 && path.is_empty() && siblings == 0 && records.len() <= ROOT_RECORDS {
+        if path.is_empty() && siblings == 0 && records.len() <= ROOT_RECORDS {
             // The root can hold what is left.
             self.free_blocks(block, 1, true)?;
             self.add_blocks(inode, -1)?;
@@ -240,6 +244,32 @@ impl Txn<'_> {
             return self.store_node(inode, path, parent.at, parent.depth, parent.records);
         }
         Ok(())
+    }
+
+    /// Takes over what the only child of the root holds, if it fits there; the child is freed.
+    fn only_child(
+        &mut self,
+        inode: &mut InodeEdit,
+        depth: u16,
+        root: &[Record],
+    ) -> Result<Option<Vec<Record>>> {
+        let [only] = root else { return Ok(None) };
+        if depth == 0 {
+            return Ok(None);
+        }
+        let block = u64::from(le16(only, 8)) << 32 | u64::from(le32(only, 4));
+        let held = self
+            .vol
+            .extent_block(inode.ino, inode.generation(), block, depth - 1)?;
+        let node = Node::parse(held.bytes(), inode.ino)?;
+        if node.entries > ROOT_RECORDS {
+            return Ok(None);
+        }
+        let records = records(&node);
+        drop(held);
+        self.free_blocks(block, 1, true)?;
+        self.add_blocks(inode, -1)?;
+        Ok(Some(records))
     }
 
     fn new_node(&mut self, inode: &mut InodeEdit, depth: u16, records: &[Record]) -> Result<u64> {

@@ -183,7 +183,7 @@ impl Volume {
 
     fn aligned(&self, offset: u64, length: u64) -> Result<(u64, u64)> {
         let block_size = u64::from(self.block_size());
-        if offset % block_size != 0 || length % block_size != 0 {
+        if !offset.is_multiple_of(block_size) || !length.is_multiple_of(block_size) {
             return refuse(errno::EINVAL);
         }
         Ok((offset / block_size, length / block_size))
