@@ -319,7 +319,7 @@ impl Kernel {
         self.touched(ino);
         let old = self.nodes[&ino].data.len();
         self.node(ino).data.resize(size, 0);
-        if size < old && size as u64 % self.block != 0 {
+        if size < old && !(size as u64).is_multiple_of(self.block) {
             let end = (size as u64).next_multiple_of(self.block);
             let mut zeroed = self.nodes[&ino].data.clone();
             zeroed.resize(end as usize, 0);
