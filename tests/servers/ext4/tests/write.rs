@@ -6,7 +6,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Scratch, disk::MemDisk, e2fsck, kernel::Kernel, mke2fs_sized, open};
+use common::{
+    Scratch, disk::MemDisk, e2fsck, kernel::Kernel, mke2fs_sized, open,
+    opinion::agrees_with_debugfs,
+};
 
 fn rounds() -> usize {
     std::env::var("EXT4_WRITE_STEPS")
@@ -17,11 +20,15 @@ fn rounds() -> usize {
 
 fn works(test: &str, options: &[&str], size: &str, seed: u64) {
     let scratch = Scratch::new(test);
+    works_in(&scratch, test, options, size, seed, rounds());
+}
+
+fn works_in(scratch: &Scratch, test: &str, options: &[&str], size: &str, seed: u64, rounds: usize) {
     let image = scratch.path("image");
     mke2fs_sized(&image, &[&["-t", "ext4"], options].concat(), size);
     let disk = Arc::new(MemDisk::load(&image, false));
     let mut kernel = Kernel::new(disk.clone(), seed);
-    for _ in 0..rounds() {
+    for _ in 0..rounds {
         kernel.step();
     }
     kernel.compare(&kernel.volume);
@@ -40,6 +47,17 @@ fn works(test: &str, options: &[&str], size: &str, seed: u64) {
 #[test]
 fn default_features() {
     works("w-default", &["-b", "4096"], "64M", 0x1111);
+}
+
+#[test]
+fn debugfs_reads_the_same() {
+    let scratch = Scratch::new("w-debugfs");
+    works_in(&scratch, "w-debugfs", &["-b", "1024"], "24M", 0x9999, 400);
+    let (names, xattrs) = agrees_with_debugfs(&scratch.path("image"), &scratch);
+    assert!(
+        names > 30 && xattrs > 3,
+        "{names} names, {xattrs} attributes"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod kernel;
+pub mod opinion;
 pub mod random;
 
 use std::{
