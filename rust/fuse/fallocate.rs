@@ -75,6 +75,8 @@ struct Request<'a> {
     /// The size of the file before and after.
     old_size: Offset,
     new_size: Offset,
+    /// The size that the server gives the file on disk, if it changes that.
+    disk_size: Option<Offset>,
 }
 
 /// Does `fallocate` for `length` bytes from `offset`.
@@ -106,6 +108,12 @@ pub(crate) fn fallocate(
         _ if keep_size => old_size,
         _ => old_size.max(end),
     };
+    let disk_size = match operation {
+        Operation::CollapseRange | Operation::InsertRange => Some(new_size),
+        Operation::PunchHole => None,
+        // Dirty data may lie beyond it, so that the file is larger in core already.
+        _ => (!keep_size && end > writeback.disk_size()).then_some(end),
+    };
     let request = Request {
         inode,
         writeback,
@@ -114,13 +122,14 @@ pub(crate) fn fallocate(
         end,
         old_size,
         new_size,
+        disk_size,
     };
 
     request.check(&lock)?;
     lock.file_modified(file)?;
     request.prepare(&lock, &invalidate)?;
 
-    writeback.layout_changes();
+    writeback.layout_changes(&lock);
     let answer = inode.send_fallocate(&fuse_fallocate_in {
         fh: file_handle(file),
         offset: offset.unsigned_abs(),
@@ -128,7 +137,7 @@ pub(crate) fn fallocate(
         mode,
         padding: 0,
     });
-    writeback.layout_changes();
+    writeback.layout_has_changed(&lock, answer.and(Ok(disk_size)).unwrap_or(None));
     answer?;
 
     request.finish(&lock, &invalidate)
@@ -160,8 +169,8 @@ impl Request<'_> {
     fn prepare(&self, lock: &Exclusive<'_>, invalidate: &Invalidate<'_>) -> Result {
         let vfs = self.inode.vfs();
 
-        if self.new_size != self.old_size {
-            // The server will take all up to the end of the file as being there.
+        if self.disk_size.is_some() {
+            // The server will take all up to there as being on disk.
             vfs.write_back(self.writeback.disk_size().min(self.old_size), Offset::MAX)?;
         }
         if self.operation == Operation::Unshare {
@@ -213,16 +222,13 @@ impl Request<'_> {
         } else if self.new_size < self.old_size {
             invalidate.truncate(lock, self.new_size);
         }
-        if self.new_size != self.old_size {
-            self.writeback.set_disk_size(self.new_size);
-        }
         Ok(())
     }
 }
 
 /// Does what comes before the server copies `length` bytes to `pos` of a file.
 ///
-/// May sleep.
+/// May sleep.  [`copy_end`] has to follow if this succeeds.
 pub(crate) fn copy_begin(
     inode: IomapInode<'_>,
     lock: &Exclusive<'_>,
@@ -243,24 +249,23 @@ pub(crate) fn copy_begin(
     }
     drop_cache(inode, invalidate, pos, end)?;
 
-    writeback.layout_changes();
+    writeback.layout_changes(lock);
     Ok(())
 }
 
 /// Does what comes after the server has copied `copied` bytes to `pos` of a file.
 ///
 /// May sleep.
-pub(crate) fn copy_end(inode: IomapInode<'_>, _lock: &Exclusive<'_>, pos: Offset, copied: Offset) {
+pub(crate) fn copy_end(inode: IomapInode<'_>, lock: &Exclusive<'_>, pos: Offset, copied: Offset) {
     let Some(writeback) = inode.state().writeback.as_ref() else {
         return;
     };
+    let disk_size = match pos.checked_add(copied) {
+        Some(end) if copied > 0 && end > writeback.disk_size() => Some(end),
+        _ => None,
+    };
 
-    writeback.layout_changes();
-    if let Some(end) = pos.checked_add(copied) {
-        if copied > 0 && end > writeback.disk_size() {
-            writeback.set_disk_size(end);
-        }
-    }
+    writeback.layout_has_changed(lock, disk_size);
 }
 
 /// Writes back and drops what the page cache has from `start` to before `end`, and what shares

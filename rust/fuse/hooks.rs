@@ -369,7 +369,7 @@ unsafe extern "C" fn fuse_iomap_truncate_end(
 /// Prepares an iomap inode for the server copying `length` bytes to `pos` of it.
 ///
 /// Context: may sleep; the caller holds `i_rwsem` and `invalidate_lock`, both exclusively, until
-/// [`fuse_iomap_copy_end`], which it calls in any case.
+/// [`fuse_iomap_copy_end`], which it calls if this succeeds.
 ///
 /// # Safety
 ///

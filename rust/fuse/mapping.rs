@@ -49,6 +49,8 @@ pub(crate) enum Side {
 pub(crate) enum Purpose {
     /// Making the page cache dirty.
     Write,
+    /// Making shared blocks dirty in the page cache, where there are any.
+    Unshare,
     /// Zeroing in the page cache, where there is something to zero.
     Zero,
     /// Writing dirty folios back.

@@ -239,7 +239,9 @@ impl iomap::Operations for FuseIomap {
             return Err(EAGAIN);
         }
 
-        let purpose = if flags.contains(OpFlag::Write) {
+        let purpose = if flags.contains(OpFlag::Unshare) {
+            Some(Purpose::Unshare)
+        } else if flags.contains(OpFlag::Write) {
             Some(Purpose::Write)
         } else if flags.contains(OpFlag::Zero) {
             Some(Purpose::Zero)

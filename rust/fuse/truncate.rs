@@ -39,7 +39,7 @@ pub(crate) fn begin(
         return Err(error);
     }
 
-    writeback.layout_changes();
+    writeback.layout_changes(lock);
     Ok(())
 }
 
@@ -58,10 +58,9 @@ pub(crate) fn end(
         return;
     };
 
-    writeback.layout_changes();
-    match answer {
-        Ok(()) => writeback.set_disk_size(new),
-        Err(_) => give_up(inode, lock, invalidate, old, new),
+    writeback.layout_has_changed(lock, answer.is_ok().then_some(new));
+    if answer.is_err() {
+        give_up(inode, lock, invalidate, old, new);
     }
 }
 

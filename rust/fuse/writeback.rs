@@ -17,13 +17,14 @@ use kernel::{
     bindings::{self, fuse_iomap_ioend_in},
     fs::{
         iomap::{Ioend, IoendList},
+        Exclusive,
         Offset, //
     },
     impl_has_work,
     new_work,
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Release},
+        atomic::{Acquire, Atomic, Full, Release},
         Arc, //
     },
     workqueue::{Work, WorkItem}, //
@@ -43,9 +44,10 @@ pub(crate) struct Writeback {
     /// Grows with IOENDs, which the work item sends one after the other.  Everything else that
     /// changes it has `i_rwsem`.
     disk_size: Atomic<i64>,
-    /// Changes before and after the server is asked to change the size on disk other than by IOEND,
-    /// so that an IOEND in flight meanwhile is not held against it.
-    size_changes: Atomic<u64>,
+    /// Goes up before and after the server is asked to change the layout of the file, so that it
+    /// is odd in between: what an IOEND says of the size on disk is not held against a server that
+    /// is changing that.
+    layout: Atomic<u64>,
 }
 
 impl_has_work! {
@@ -61,7 +63,7 @@ impl Writeback {
                 work <- new_work!("fuse_iomap::Writeback::work"),
                 sequence: Atomic::new(1u64),
                 disk_size: Atomic::new(disk_size),
-                size_changes: Atomic::new(0u64),
+                layout: Atomic::new(0u64),
             }),
             GFP_KERNEL,
         )
@@ -72,13 +74,6 @@ impl Writeback {
         self.disk_size.load(Acquire)
     }
 
-    /// Sets the size of the file on disk, when the server has changed it.
-    ///
-    /// The caller has `i_rwsem` exclusively.
-    pub(crate) fn set_disk_size(&self, size: Offset) {
-        self.disk_size.store(size, Release);
-    }
-
     /// Takes note that mappings that were handed out may no longer be true.
     ///
     /// Any context.
@@ -86,10 +81,21 @@ impl Writeback {
         self.sequence.fetch_add(1, Release);
     }
 
-    /// Takes note that the server is about to change mappings and the size on disk, or has.
-    pub(crate) fn layout_changes(&self) {
-        self.size_changes.fetch_add(1, Release);
+    /// Takes note that the server is about to change mappings and perhaps the size on disk.
+    ///
+    /// The caller has `i_rwsem` exclusively until [`Writeback::layout_has_changed`].
+    pub(crate) fn layout_changes(&self, _lock: &Exclusive<'_>) {
+        self.layout.fetch_add(1, Full);
         self.mappings_changed();
+    }
+
+    /// Ends what [`Writeback::layout_changes`] has begun, with the size on disk if it is another.
+    pub(crate) fn layout_has_changed(&self, _lock: &Exclusive<'_>, disk_size: Option<Offset>) {
+        if let Some(size) = disk_size {
+            self.disk_size.store(size, Release);
+        }
+        self.mappings_changed();
+        self.layout.fetch_add(1, Full);
     }
 
     /// Sends what IOEND has to tell of `ioend`, and checks the answer.
@@ -111,7 +117,7 @@ impl Writeback {
             dev: Token::from_word(ioend.private()).dev,
             pad: 0,
         };
-        let size_changes = self.size_changes.load(Acquire);
+        let layout = self.layout.load(Acquire);
         let old = self.disk_size();
         let answer = inode.send_ioend(&request);
         inode.trace_ioend(&request, &answer);
@@ -126,20 +132,36 @@ impl Writeback {
         let end = request.pos.saturating_add(request.written);
         // Without an answer, nobody but the kernel knows the size.
         let newsize = answer?.unwrap_or_else(|| end.max(old.unsigned_abs()));
-        if newsize > end.max(inode.vfs().size().unsigned_abs()) {
+        // While a file is being truncated, it still has its old size on disk.
+        let largest = end.max(inode.vfs().size().max(old).unsigned_abs());
+
+        let layout_is_stable = layout % 2 == 0 && layout == self.layout.load(Acquire);
+        if layout_is_stable && newsize > largest {
             inode.report_newsize(Rule::NewsizeBeyondData, &request, newsize);
             return Err(EUCLEAN);
         }
-        if newsize < old.unsigned_abs() && size_changes == self.size_changes.load(Acquire) {
+        if layout_is_stable && newsize < old.unsigned_abs() {
             inode.report_newsize(Rule::NewsizeShrinks, &request, newsize);
             return Err(EUCLEAN);
         }
         if flags & bindings::FUSE_IOMAP_IOEND_APPEND != 0 {
-            // Nothing makes the file smaller while data beyond its end on disk is in flight.
-            let newsize = Offset::try_from(newsize).map_err(|_| EUCLEAN)?;
-            self.set_disk_size(newsize.max(self.disk_size()));
+            // Nothing makes the file smaller while data beyond its end on disk is in flight, but
+            // something else may have made it larger.
+            let newsize = Offset::try_from(newsize.min(largest)).map_err(|_| EUCLEAN)?;
+            self.grow_disk_size(newsize);
         }
         Ok(())
+    }
+
+    /// Makes the file at least this large on disk.
+    fn grow_disk_size(&self, size: Offset) {
+        let mut old = self.disk_size();
+        while old < size {
+            match self.disk_size.cmpxchg(old, size, Full) {
+                Ok(_) => break,
+                Err(current) => old = current,
+            }
+        }
     }
 
     /// The IOEND flags of a completion.
