@@ -96,7 +96,13 @@ impl Txn<'_> {
     pub fn alloc_blocks(&mut self, goal: u64, want: u64) -> Result<(u64, u64)> {
         let vol = self.vol;
         let groups = self.state.groups.len() as u32;
-        let want = want.clamp(1, u64::from(vol.sb.blocks_per_group / 2)) as u32;
+        let kept = if self.may_dip { 0 } else { vol.kept_back() };
+        let left = self.state.free_blocks.saturating_sub(kept);
+        if left == 0 {
+            return refuse(errno::ENOSPC);
+        }
+        let most = u64::from(vol.sb.blocks_per_group / 2).min(left);
+        let want = want.clamp(1, most) as u32;
         let goal = goal.clamp(
             u64::from(vol.sb.first_data_block),
             vol.sb.blocks_count.saturating_sub(1),

@@ -118,6 +118,7 @@ impl Volume {
         let block_size = u64::from(self.block_size());
         self.transact(|txn| {
             self.regular(ino)?;
+            txn.may_dip = true;
             let mut inode = txn.edit(ino)?;
             if written.unwritten {
                 inode.check_extents()?;

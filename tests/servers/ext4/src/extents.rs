@@ -330,6 +330,7 @@ impl Txn<'_> {
     /// Takes out up to one leaf's extents between two file blocks and frees their blocks. Returns
     /// where to go on, which is `to` at the end.
     pub fn remove_some(&mut self, inode: &mut InodeEdit, from: u64, to: u64) -> Result<u64> {
+        self.may_dip = true;
         let mut leaf = self.leaf(inode, from)?;
         let end = leaf.limit.min(to);
         let mut freed: Vec<(u64, u64)> = Vec::new();

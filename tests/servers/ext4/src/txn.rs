@@ -180,6 +180,9 @@ pub(crate) struct Txn<'a> {
     pub state: RwLockWriteGuard<'a, State>,
     pub undo: Undo,
     pub now: Time,
+    /// May take the blocks that are kept back for operations that must not fail for lack of space:
+    /// those that make written data readable, and those that free blocks.
+    pub may_dip: bool,
 }
 
 impl Volume {
@@ -253,6 +256,7 @@ impl Volume {
             state,
             undo,
             now: now(),
+            may_dip: false,
         })
     }
 }

@@ -184,6 +184,18 @@ impl Volume {
         1u64.checked_shl(log).filter(|_| log < 32).unwrap_or(1)
     }
 
+    /// Blocks that are kept for splitting the extents of data that is written already; as many as the
+    /// kernel's ext4 keeps.
+    pub(crate) fn kept_back(&self) -> u64 {
+        if self.sb.feature_incompat & incompat::EXTENTS == 0 {
+            return 0;
+        }
+        let cluster = self.cluster_blocks();
+        (self.sb.blocks_count / cluster / 50)
+            .min(4096)
+            .saturating_mul(cluster)
+    }
+
     fn compute_statfs(&self) -> Result<StatFs> {
         let sb = &self.sb;
         let cluster = self.cluster_blocks();
@@ -194,14 +206,7 @@ impl Volume {
             files_free = files_free.saturating_add(u64::from(group.free_inodes_count));
         }
 
-        // Blocks set aside by the kernel for conversions of unwritten extents.
-        let set_aside = if sb.feature_incompat & incompat::EXTENTS != 0 {
-            (sb.blocks_count / cluster / 50)
-                .min(4096)
-                .saturating_mul(cluster)
-        } else {
-            0
-        };
+        let set_aside = self.kept_back();
         let reserved = sb.r_blocks_count.saturating_add(set_aside);
         Ok(StatFs {
             block_size: self.block_size(),
