@@ -26,7 +26,7 @@ use tap::{Tap, comment};
 
 type Suite = (&'static str, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 11] = [
+const SUITES: [Suite; 12] = [
     ("mixed", suites::mixed::run),
     ("rules", suites::rules::run),
     ("replies", suites::replies::run),
@@ -36,6 +36,7 @@ const SUITES: [Suite; 11] = [
     ("passthrough", suites::passthrough::run),
     ("hostile", suites::hostile::run),
     ("trace", suites::trace::run),
+    ("write", suites::write::run),
     ("zeroing", suites::zeroing::run),
     ("module", suites::module::run),
 ];

@@ -227,8 +227,9 @@ impl Lab {
 
     /// Kills the server; the mount stays and answers with errors.
     pub fn kill(&mut self) -> io::Result<()> {
-        self.input = None;
+        // In this order: when its input ends, the server unmounts.
         self.child.kill()?;
+        self.input = None;
         self.child.wait().map(|_| ())
     }
 

@@ -95,12 +95,13 @@ fn check(io: &IomapIo, side: Side, context: &Context, rules: &mut Vec<&'static s
     if io.offset >= context.maxbytes {
         rules.push("beyond-maxbytes");
     }
+    let writes = context.writes() && io.kind != iomap_type::PURE_OVERWRITE;
     // Reads use the read side alone, so where the other one lies is nobody's business.
-    let used = side == Side::Read || context.writes();
+    let used = side == Side::Read || writes;
     if used && end.is_some_and(|end| end <= context.pos) {
         rules.push("not-containing-pos");
     }
-    if side == Side::Write && context.writes() {
+    if side == Side::Write && writes {
         if io.offset > context.pos {
             rules.push("not-containing-pos");
         }
@@ -190,10 +191,17 @@ mod tests {
         };
         let writeback = iomap_op::WRITE | iomap_op::WRITEBACK;
         assert!(broken(writeback, &|_| {}).is_empty());
-        let later = |r: &mut IomapBeginOut| r.write.offset = 12288;
+        let mapped = |r: &mut IomapBeginOut| r.write = r.read;
+        let later = |r: &mut IomapBeginOut| {
+            mapped(r);
+            r.write.offset = 12288;
+        };
         assert!(broken(0, &later).is_empty());
         assert_eq!(broken(iomap_op::WRITE, &later), ["not-containing-pos"]);
-        let anon = |r: &mut IomapBeginOut| r.write.flags |= iomap_flags::ANON_WRITE;
+        let anon = |r: &mut IomapBeginOut| {
+            mapped(r);
+            r.write.flags |= iomap_flags::ANON_WRITE;
+        };
         assert_eq!(broken(iomap_op::ZERO, &anon), ["anon-write"]);
         let delalloc = |r: &mut IomapBeginOut| r.write.kind = iomap_type::DELALLOC;
         assert!(broken(iomap_op::WRITE, &delalloc).is_empty());

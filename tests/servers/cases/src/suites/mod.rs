@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The suites.
 
+mod bench;
 pub mod death;
 pub mod hostile;
 pub mod mixed;
@@ -11,6 +12,7 @@ pub mod readonly;
 pub mod replies;
 pub mod rules;
 pub mod trace;
+pub mod write;
 pub mod zeroing;
 
 use crate::disks::Machine;

@@ -151,14 +151,17 @@ impl File {
     /// Blocks to write to instead of shared ones.
     fn stage(&mut self, space: &mut Space, range: &Range<u64>) -> Result<Piece> {
         let dev = self.policy.cow_dev.unwrap_or(self.policy.dev);
-        let (place, range) = self.allocate(space, dev, range)?;
+        // What is staged already, behind the start, may be on its way to the device.
+        let range = self.staged.get(range.start).within(range).range();
+        let (place, range) = self.allocate(space, dev, &range)?;
         let state = if self.policy.cow_mapped {
             State::Written(place)
         } else {
             State::Unwritten(place)
         };
         self.staged.set(range.clone(), state);
-        Ok(self.staged.get(range.start))
+        // What was staged before it may belong to another piece of the map.
+        Ok(self.staged.get(range.start).within(&range))
     }
 
     /// The answer that sends a write of shared blocks elsewhere.
@@ -182,10 +185,11 @@ impl File {
     }
 
     fn begin_writeback(&mut self, space: &mut Space, asked: &Range<u64>) -> Result<Answer> {
-        self.forget_grants(asked);
         let answer = self.writeback_answer(space, asked)?;
         let to = answer.write.as_ref().unwrap_or(&answer.read);
         let told = to.start..to.end;
+        // Whatever writeback was told of may be written there.
+        self.forget_grants(&told);
         self.issued.set(told, State::Reserved);
         Ok(answer)
     }
@@ -203,6 +207,7 @@ impl File {
                     let staged = self.stage(space, &range)?;
                     return Ok(self.answer_staged(staged));
                 }
+                // Behind it, other blocks may be shared.
                 Ok(self.answer_as_is(piece.within(&(piece.start..range.end)), asked))
             }
             Some(State::Unwritten(_)) => Ok(self.answer_as_is(piece, asked)),
@@ -267,12 +272,12 @@ impl File {
         let (moves, range) = self.must_move(space, &here);
         if moves {
             let staged = self.stage(space, &range)?;
-            *own = Some(staged.within(&range).range());
-            return Ok(self.answer_staged(staged.within(&range)));
+            *own = Some(staged.range());
+            return Ok(self.answer_staged(staged));
         }
         let allocates = opflags & (iomap_op::ZERO | iomap_op::UNSHARE) == 0;
         match piece.state {
-            // Behind `range`, other blocks may be shared.
+            // Behind it, other blocks may be shared.
             Some(State::Written(_)) => {
                 Ok(self.answer_as_is(piece.within(&(piece.start..range.end)), asked))
             }

@@ -202,6 +202,17 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// When all files are gone, everything must be free again.
+    fn end(mut self, what: &str) {
+        self.store.remove(FILE);
+        self.store.remove(COPY);
+        let (size, free) = self.store.space_figures();
+        let guards = self.store.space().guarded();
+        assert_eq!(free + guards, size, "{what}: blocks are lost");
+    }
+}
+
 fn run(policy: &Policy, seed: u64) {
     let mut sim = Sim::new(policy.clone(), seed);
     let mut random = Random::new(seed);
@@ -251,15 +262,32 @@ fn run(policy: &Policy, seed: u64) {
         }
     }
     sim.check("at the end");
-    sim.store.remove(FILE);
-    sim.store.remove(COPY);
-    let (size, free) = sim.store.space_figures();
-    let guards = sim.store.space().guarded();
-    assert_eq!(
-        free + guards,
-        size,
-        "{policy:?} seed {seed}: blocks are lost"
-    );
+    sim.end(&format!("{policy:?} seed {seed}"));
+}
+
+#[test]
+fn what_is_staged_stays_where_it_is() {
+    let policy = Policy {
+        style: Style::Cow,
+        blksize: BLOCK as u32,
+        cow_always: true,
+        ..Default::default()
+    };
+    let mut sim = Sim::new(policy, 2000);
+    sim.write(0, 8, 8);
+    sim.writeback();
+    sim.write(2, 1, 1);
+    let before = sim.begin(iomap_op::WRITE, 2, 1).write;
+    sim.write(0, 8, 8);
+    let after = sim.begin(iomap_op::WRITE, 2, 1).write;
+    let place = |side: Option<Side>| {
+        let side = side.expect("it goes elsewhere");
+        let base = side.place.expect("an address");
+        base.addr + (2 * BLOCK - side.start)
+    };
+    assert_eq!(place(before), place(after));
+    sim.check("at the end");
+    sim.end("staged");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Generated cases of everything that leaves zeroes behind, each compared byte by byte through the
-//! mount and on the devices themselves, which hold poison wherever nothing was written.
+//! Doing things to files of every way of mapping and every block size, and comparing what comes of
+//! it byte by byte: through the mount, and on the block devices by way of the server's map.
 
-mod case;
-mod ops;
+pub mod case;
+pub mod ops;
 
 use super::start_iomap;
 use crate::disks::{Machine, empty_scenario};
@@ -18,23 +18,18 @@ use lab::scenario::Scenario;
 use lab::store::{FileMap, MapKind};
 use ops::What;
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::path::Path;
 
-/// Cases between two lines of output.
-const BATCH: u64 = 250;
-/// Failures that are reduced and told of, per batch.
-const TOLD: usize = 3;
-/// Tries to make a failing case smaller.
-const TRIES: usize = 400;
 const NAME: &str = "case";
 const PAGE: usize = 4096;
 
-fn workshop(way: &str, block: u32) -> String {
+/// The directory for files of a way of mapping and a block size.
+pub fn workshop(way: &str, block: u32) -> String {
     format!("{way}-{block}")
 }
 
-fn scenario(seed: u64) -> Scenario {
+/// A server with all of those directories.
+pub fn scenario(seed: u64) -> Scenario {
     let mut s = empty_scenario(seed);
     s.options.fill = true;
     s.options.guards = true;
@@ -57,14 +52,39 @@ struct Frozen {
 }
 
 /// Everything that cases need.
-struct Bench<'a> {
-    lab: &'a mut Lab,
-    devices: &'a [Device],
+pub struct Bench {
+    pub lab: Lab,
+    pub devices: Vec<Device>,
+    /// Block sizes that the kernel takes.
+    pub blocks: Vec<u32>,
 }
 
-impl Bench<'_> {
+impl Bench {
+    /// Starts a server, as a case.
+    pub fn start(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Option<Self> {
+        let devices = tap.case("the devices open", || devices::open_all(scenario))?;
+        let lab = start_iomap(tap, machine, scenario)?;
+        // Larger blocks than pages need large folios, which not every kernel has.
+        let usable = |block: &u32| {
+            let path = lab.path(&workshop("in-place", *block)).join(NAME);
+            let made = File::create(&path).is_ok();
+            // Where it could not be made there is nothing to remove.
+            let _ = std::fs::remove_file(&path);
+            made
+        };
+        let blocks: Vec<u32> = BLOCK_SIZES.into_iter().filter(usable).collect();
+        if blocks.len() < BLOCK_SIZES.len() {
+            comment(&format!("this kernel takes blocks of {blocks:?} only"));
+        }
+        Some(Self {
+            lab,
+            devices,
+            blocks,
+        })
+    }
+
     /// Runs a case on a new file, which is removed afterwards.
-    fn run(&mut self, case: &Case) -> Outcome {
+    pub fn run(&mut self, case: &Case) -> Outcome {
         doing(case.to_string());
         let dir = workshop(&case.way, case.block);
         let path = self.lab.path(&dir).join(NAME);
@@ -123,7 +143,7 @@ impl Bench<'_> {
     }
 
     /// The file must be what the model is, in every way to look at it.
-    fn compare(&mut self, file: &File, name: &str, model: &[u8]) -> Outcome {
+    pub fn compare(&mut self, file: &File, name: &str, model: &[u8]) -> Outcome {
         let read = |how: &str| {
             let got = pread(file, 0, model.len() + 1).map_err(|e| format!("{how}: {e}"))?;
             same(0, &got, model).map_err(|e| format!("{how}: {e}"))
@@ -144,7 +164,7 @@ impl Bench<'_> {
     }
 
     /// What the server's map leads to must be the model; what it leads nowhere must be zeroes.
-    fn on_disk(&self, map: &FileMap, model: &[u8]) -> Outcome {
+    pub fn on_disk(&self, map: &FileMap, model: &[u8]) -> Outcome {
         let mut want = model.to_vec();
         for entry in map.entries.iter().filter(|e| e.kind == MapKind::Written) {
             let device = self.devices.get(entry.dev).ok_or("no such device")?;
@@ -164,53 +184,8 @@ impl Bench<'_> {
         }
     }
 
-    /// Makes a failing case as small as it gets.
-    fn reduce(&mut self, case: Case, why: String) -> (Case, String) {
-        let (mut case, mut why) = (case, why);
-        let mut tries = 0;
-        'again: loop {
-            for less in case.smaller() {
-                tries += 1;
-                if tries > TRIES {
-                    return (case, why);
-                }
-                if let Err(e) = self.run(&less) {
-                    (case, why) = (less, e);
-                    continue 'again;
-                }
-            }
-            return (case, why);
-        }
-    }
-
-    /// Runs the cases with these numbers; tells of those that fail.
-    fn batch(&mut self, numbers: std::ops::Range<u64>, ways: &[&str], blocks: &[u32]) -> Outcome {
-        let mut failed = Vec::new();
-        for number in numbers {
-            let case = Case::generate(number, ways, blocks);
-            if let Err(why) = self.run(&case) {
-                if failed.len() < TOLD {
-                    comment(&format!("case {number} failed: {case}: {why}"));
-                    let (case, why) = self.reduce(case, why);
-                    comment(&format!("smallest: cases zeroing --case '{case}': {why}"));
-                    failed.push(format!("'{case}': {why}"));
-                } else {
-                    comment(&format!("case {number} failed: {case}: {why}"));
-                    failed.push(format!("case {number}"));
-                }
-            }
-        }
-        self.violations()?;
-        ensure!(
-            failed.is_empty(),
-            "{} cases: {}",
-            failed.len(),
-            failed.join(" | ")
-        );
-        Ok(())
-    }
-
-    fn violations(&mut self) -> Outcome {
+    /// The kernel must have kept to the protocol.
+    pub fn violations(&mut self) -> Outcome {
         let violations = self.lab.violations()?;
         ensure!(violations.is_empty(), "{}", violations.join("; "));
         Ok(())
@@ -224,52 +199,6 @@ fn mapped(file: &File, model: &[u8]) -> Outcome {
     }
     let mut want = model.to_vec();
     want.resize(model.len().next_multiple_of(PAGE), 0);
-    let got: io::Result<Vec<u8>> = sys::mmap_peek(file, 0, want.len());
+    let got = sys::mmap_peek(file, 0, want.len());
     same(0, &got.map_err(|e| e.to_string())?, &want)
-}
-
-/// Runs the suite.
-pub fn run(tap: &mut Tap, machine: &Machine) {
-    let options = &machine.options;
-    let seed = options.seed.unwrap_or_else(super::fresh_seed);
-    let count = options.count.unwrap_or(3000);
-    comment(&format!("{count} cases from --seed {seed} on"));
-    let scenario = scenario(seed);
-    let Ok(devices) = devices::open_all(&scenario) else {
-        tap.case("the devices open", || Err::<(), _>("they do not".into()));
-        return;
-    };
-    let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
-        return;
-    };
-    // Larger blocks than pages need large folios, which not every kernel has.
-    let usable = |block: &u32| {
-        let path = lab.path(&workshop("in-place", *block)).join(NAME);
-        let made = File::create(&path).is_ok();
-        // Where it could not be made there is nothing to remove.
-        let _ = std::fs::remove_file(&path);
-        made
-    };
-    let blocks: Vec<u32> = BLOCK_SIZES.into_iter().filter(usable).collect();
-    if blocks.len() < BLOCK_SIZES.len() {
-        comment(&format!("this kernel takes blocks of {blocks:?} only"));
-    }
-    let names: Vec<&str> = ways().iter().map(|(name, _)| *name).collect();
-    let mut bench = Bench {
-        lab: &mut lab,
-        devices: &devices,
-    };
-    if let Some(text) = &options.case {
-        tap.case(text, || {
-            bench.run(&text.parse()?)?;
-            bench.violations()
-        });
-    } else {
-        for start in (0..count).step_by(BATCH as usize) {
-            let numbers = seed + start..seed + count.min(start + BATCH);
-            let name = format!("cases {} to {}", numbers.start, numbers.end - 1);
-            tap.case(&name, || bench.batch(numbers, &names, &blocks));
-        }
-    }
-    super::finish(tap, lab);
 }
