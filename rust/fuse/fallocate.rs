@@ -75,8 +75,8 @@ struct Request<'a> {
     /// The size of the file before and after.
     old_size: Offset,
     new_size: Offset,
-    /// The size that the server gives the file on disk, if it changes that.
-    disk_size: Option<Offset>,
+    /// Whether the server changes the size on disk.
+    changes_disk_size: bool,
 }
 
 /// Does `fallocate` for `length` bytes from `offset`.
@@ -108,11 +108,11 @@ pub(crate) fn fallocate(
         _ if keep_size => old_size,
         _ => old_size.max(end),
     };
-    let disk_size = match operation {
-        Operation::CollapseRange | Operation::InsertRange => Some(new_size),
-        Operation::PunchHole => None,
+    let changes_disk_size = match operation {
+        Operation::CollapseRange | Operation::InsertRange => true,
+        Operation::PunchHole => false,
         // Dirty data may lie beyond it, so that the file is larger in core already.
-        _ => (!keep_size && end > writeback.disk_size()).then_some(end),
+        _ => !keep_size && end > writeback.disk_size(),
     };
     let request = Request {
         inode,
@@ -122,7 +122,7 @@ pub(crate) fn fallocate(
         end,
         old_size,
         new_size,
-        disk_size,
+        changes_disk_size,
     };
 
     request.check(&lock)?;
@@ -137,7 +137,13 @@ pub(crate) fn fallocate(
         mode,
         padding: 0,
     });
-    writeback.layout_has_changed(&lock, answer.and(Ok(disk_size)).unwrap_or(None));
+    let disk_size = match (answer, operation) {
+        (Err(_), _) => None,
+        (Ok(()), _) if !changes_disk_size => None,
+        (Ok(()), Operation::CollapseRange | Operation::InsertRange) => Some(new_size),
+        (Ok(()), _) => Some(end.max(writeback.disk_size())),
+    };
+    writeback.layout_has_changed(&lock, disk_size);
     answer?;
 
     request.finish(&lock, &invalidate)
@@ -169,7 +175,7 @@ impl Request<'_> {
     fn prepare(&self, lock: &Exclusive<'_>, invalidate: &Invalidate<'_>) -> Result {
         let vfs = self.inode.vfs();
 
-        if self.disk_size.is_some() {
+        if self.changes_disk_size {
             // The server will take all up to there as being on disk.
             vfs.write_back(self.writeback.disk_size().min(self.old_size), Offset::MAX)?;
         }
