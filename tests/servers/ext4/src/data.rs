@@ -52,6 +52,9 @@ impl Volume {
         if !inode.is_regular() {
             return refuse(errno::EINVAL);
         }
+        if inode.is_inline() {
+            return refuse(errno::EOPNOTSUPP);
+        }
         Ok(inode)
     }
 

@@ -12,8 +12,16 @@ use common::{
     e2fsck, e2fsck_repair,
     kernel::{Kernel, Promise},
     mke2fs_sized, open,
+    random::seed,
 };
 use ext4_volume::{Volume, disk::FileDisk};
+
+fn steps() -> usize {
+    std::env::var("EXT4_WRITE_STEPS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(700)
+}
 
 fn cuts() -> usize {
     std::env::var("EXT4_POWER_CUTS")
@@ -64,14 +72,15 @@ fn expected_repair(line: &str) -> bool {
         || line.trim().is_empty()
 }
 
-fn survives(test: &str, options: &[&str], size: &str, seed: u64, steps: usize) {
+fn survives(test: &str, options: &[&str], size: &str, own_seed: u64) {
     let scratch = Scratch::new(test);
+    let seed = seed(own_seed);
     let image = scratch.path("image");
     mke2fs_sized(&image, &[&["-t", "ext4"], options].concat(), size);
     let disk = Arc::new(MemDisk::load(&image, true));
     let mut kernel = Kernel::new(disk.clone(), seed);
     kernel.longest = 120_000;
-    for _ in 0..steps {
+    for _ in 0..steps() {
         kernel.step();
     }
     let block_size = kernel.volume.block_size() as usize;
@@ -120,21 +129,21 @@ fn survives(test: &str, options: &[&str], size: &str, seed: u64, steps: usize) {
 
 #[test]
 fn default_features() {
-    survives("p-default", &["-b", "4096"], "24M", 0x1111, 700);
+    survives("p-default", &["-b", "4096"], "24M", 0x1111);
 }
 
 #[test]
 fn small_blocks_and_a_small_journal() {
-    survives("p-1k", &["-b", "1024", "-J", "size=1"], "24M", 0x2222, 700);
+    survives("p-1k", &["-b", "1024", "-J", "size=1"], "24M", 0x2222);
 }
 
 #[test]
 fn a_32_bit_journal_without_checksums() {
     let options = ["-b", "1024", "-O", "^metadata_csum,^64bit", "-J", "size=1"];
-    survives("p-nocsum", &options, "24M", 0x3333, 700);
+    survives("p-nocsum", &options, "24M", 0x3333);
 }
 
 #[test]
 fn nearly_full() {
-    survives("p-full", &["-b", "1024", "-N", "300"], "6M", 0x4444, 700);
+    survives("p-full", &["-b", "1024", "-N", "300"], "6M", 0x4444);
 }

@@ -78,6 +78,7 @@ fn single_files_are_refused() {
         assert_eq!(result.unwrap_err().errno(), errno::EOPNOTSUPP);
     };
     refused(volume.truncate(inline.ino, 0));
+    refused(volume.write(inline.ino, 0, b"x"));
     refused(volume.set_xattr(inline.ino, b"user.x", b"y", 0));
     refused(volume.fallocate(inline.ino, 0, 4096, 0));
     // But they can go.

@@ -1,6 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Repeatable randomness.
 
+/// The seed of a test: its own, or another one for each `EXT4_SEED`.
+pub fn seed(own: u64) -> u64 {
+    let other = std::env::var("EXT4_SEED")
+        .ok()
+        .and_then(|n| n.parse::<u64>().ok());
+    match other {
+        Some(other) => (own << 32 | other).max(1),
+        None => own,
+    }
+}
+
 /// A xorshift generator; the seed must not be 0.
 pub struct Random(pub u64);
 
