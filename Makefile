@@ -5,13 +5,14 @@
 MAKEFLAGS += --no-print-directory
 export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS
 
-.PHONY: help run test lint kunit kernel build servers setup source sync clean
+.PHONY: help run test test-long lint kunit kernel build servers setup source sync clean
 
 help:
 	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
 	@echo
 	@echo '  make run                 build everything, boot a VM, show the demonstration'
 	@echo '  make test [ONLY=NAMES]   everything that is tested; last line "N passed, N failed"'
+	@echo '  make test-long [ONLY=…]  the loads in full size, an hour or more'
 	@echo '  make lint                rustfmt, clippy, checkpatch, sparse, shellcheck'
 	@echo '  make kunit               the unit tests inside the kernel, on User Mode Linux'
 	@echo '  make kernel LINUX=TREE   put the work on a branch of your own kernel tree (git)'
@@ -44,6 +45,9 @@ run: build
 
 test: setup
 	@scripts/test $(ONLY)
+
+test-long: setup
+	@scripts/test --long $(ONLY)
 
 lint: sync
 	@scripts/lint
