@@ -208,10 +208,7 @@ impl Request<'_> {
     fn finish(&self, lock: &Exclusive<'_>, invalidate: &Invalidate<'_>) -> Result {
         let vfs = self.inode.vfs();
 
-        if matches!(
-            self.operation,
-            Operation::PunchHole | Operation::ZeroRange
-        ) {
+        if matches!(self.operation, Operation::PunchHole | Operation::ZeroRange) {
             zero(lock, invalidate, self.offset, self.end.min(self.old_size))?;
 
             if self.end >= self.old_size && self.old_size % PAGE_SIZE as Offset != 0 {

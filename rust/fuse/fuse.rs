@@ -14,9 +14,9 @@ use core::{mem::size_of, ptr::NonNull};
 use kernel::{
     bindings::{
         self,
+        fuse_fallocate_in,
         fuse_iomap_begin_in,
         fuse_iomap_begin_out,
-        fuse_fallocate_in,
         fuse_iomap_end_in,
         fuse_iomap_io,
         fuse_iomap_ioend_in,

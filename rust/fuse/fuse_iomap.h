@@ -88,6 +88,7 @@ void fuse_iomap_copy_end(struct inode *inode, loff_t pos, ssize_t copied);
 /* fs/fuse/iomap/conn.c */
 int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb);
 void fuse_iomap_conn_stop(struct fuse_conn *fc);
+int fuse_iomap_flush_devices(struct fuse_conn *fc);
 
 /* fs/fuse/iomap/report.c */
 void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,

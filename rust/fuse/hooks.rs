@@ -31,8 +31,7 @@ use kernel::{
 
 /// The page cache's operations for iomap inodes.
 #[no_mangle]
-static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> =
-    AddressSpaceOperations::new_writable();
+static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> = AddressSpaceOperations::new_writable();
 
 /// Puts a new inode into iomap mode if the server wants that for it.
 ///
@@ -105,9 +104,7 @@ unsafe extern "C" fn fuse_iomap_check_attr(
     // SAFETY: Both are valid by the safety requirements.
     let (inode, attr) = unsafe { (Inode::from_raw(inode), &*attr) };
 
-    if inode::wants_iomap(attr)
-        && IomapInode::new(inode).is_none()
-        && fuse::first_late_attr(inode)
+    if inode::wants_iomap(attr) && IomapInode::new(inode).is_none() && fuse::first_late_attr(inode)
     {
         pr_warn!(
             "inode {}: FUSE_ATTR_IOMAP ignored, the inode is in use without it\n",
@@ -302,9 +299,7 @@ unsafe extern "C" fn fuse_iomap_file_fallocate(
 ///
 /// The memory management calls this for a mapping of a file of an iomap inode.
 #[export]
-unsafe extern "C" fn fuse_iomap_page_mkwrite(
-    vmf: *mut bindings::vm_fault,
-) -> bindings::vm_fault_t {
+unsafe extern "C" fn fuse_iomap_page_mkwrite(vmf: *mut bindings::vm_fault) -> bindings::vm_fault_t {
     // SAFETY: By the safety requirements.
     unsafe { iomap::page_mkwrite::<FuseIomap>(vmf) }
 }

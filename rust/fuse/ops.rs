@@ -331,11 +331,7 @@ impl iomap::WriteOperations for FuseIomap {
 }
 
 impl iomap::WritebackOperations for FuseIomap {
-    fn map_writeback<'a>(
-        inode: &'a Inode,
-        pos: Offset,
-        length: u64,
-    ) -> Result<iomap::Mapping<'a>> {
+    fn map_writeback<'a>(inode: &'a Inode, pos: Offset, length: u64) -> Result<iomap::Mapping<'a>> {
         const OP_FLAGS: u32 = bindings::FUSE_IOMAP_OP_WRITE | bindings::FUSE_IOMAP_OP_WRITEBACK;
 
         let inode = IomapInode::new(inode).ok_or(EIO)?;

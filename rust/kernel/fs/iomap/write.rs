@@ -126,11 +126,7 @@ pub fn truncate_page<T: WriteOperations>(
 /// back gives the file its own.
 ///
 /// May sleep.
-pub fn unshare_range<T: WriteOperations>(
-    lock: &Exclusive<'_>,
-    pos: Offset,
-    length: u64,
-) -> Result {
+pub fn unshare_range<T: WriteOperations>(lock: &Exclusive<'_>, pos: Offset, length: u64) -> Result {
     let length = Offset::try_from(length)?;
 
     // SAFETY: The inode is alive and locked, and the tables live for ever.
