@@ -19,7 +19,7 @@ use kernel::{
     error::{from_result, to_result},
     ffi::{c_int, c_long},
     fs::{
-        file::flags::{O_ACCMODE, O_RDONLY},
+        file::flags::{O_ACCMODE, O_DIRECT, O_RDONLY},
         iomap::{self, AddressSpaceOperations},
         Inode,
         LocalFile,
@@ -119,7 +119,8 @@ unsafe extern "C" fn fuse_iomap_check_attr(
 ///
 /// # Errors
 ///
-/// `EIO` if the server wants another I/O mode; `ENOMEM`.
+/// `EINVAL` for O_DIRECT, which is not there yet; `EIO` if the server wants another I/O mode;
+/// `ENOMEM`.
 ///
 /// # Safety
 ///
@@ -137,6 +138,11 @@ unsafe extern "C" fn fuse_iomap_file_open(
     };
 
     from_result(|| {
+        // The VFS would refuse this too, but only when the file is open already, which FUSE does
+        // not expect when it creates one.
+        if flags & O_DIRECT != 0 {
+            return Err(EINVAL);
+        }
         if flags & O_ACCMODE != O_RDONLY {
             // Page faults have no way to report that there is no memory.
             IomapInode::new(inode).ok_or(EIO)?.writeback()?;
