@@ -16,6 +16,7 @@ mod kmsg;
 mod suites;
 mod sys;
 mod tap;
+mod tracing;
 
 use disks::{Machine, Options};
 use std::fs::File;
@@ -26,7 +27,7 @@ use tap::{Tap, comment};
 
 type Suite = (&'static str, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 12] = [
+const SUITES: [Suite; 13] = [
     ("mixed", suites::mixed::run),
     ("rules", suites::rules::run),
     ("replies", suites::replies::run),
@@ -38,6 +39,7 @@ const SUITES: [Suite; 12] = [
     ("trace", suites::trace::run),
     ("write", suites::write::run),
     ("zeroing", suites::zeroing::run),
+    ("ioends", suites::ioends::run),
     ("module", suites::module::run),
 ];
 

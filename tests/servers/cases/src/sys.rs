@@ -171,6 +171,24 @@ pub fn truncate(path: &std::ffi::CStr, size: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Starts to write a range of a file back, and does not wait for it.
+pub fn start_writeback(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: No memory is passed.
+    let ret = unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset as libc::off64_t,
+            length as libc::off64_t,
+            flags,
+        )
+    };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Reads into memory that is aligned to a page, as direct I/O wants it.
 pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     use std::os::unix::fs::FileExt;

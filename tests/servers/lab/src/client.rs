@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Starting a server as a child process and asking it things.
 
-use crate::control::{Activity, Answer, Command, Ready};
+use crate::control::{Activity, Answer, Command, Ioend, Ready};
 use crate::misbehave::{Action, Garbled, RandomSpec, Rule};
 use crate::scenario::Scenario;
 use crate::store::{FileMap, Tally};
@@ -159,6 +159,11 @@ impl Lab {
             Answer::Map(map) => Ok(map),
             other => Self::unexpected(other),
         }
+    }
+
+    /// The last IOEND of a file.
+    pub fn last_ioend(&mut self, path: &str) -> Result<Option<Ioend>, Error> {
+        Ok(self.activity(path)?.ioends.last().copied())
     }
 
     /// What was counted about writable files.

@@ -154,6 +154,21 @@ pub struct Activity {
     pub begins: Vec<Begin>,
     /// ENDs, in order: operation flags, position, bytes.
     pub ends: Vec<(u32, u64, i64)>,
+    /// IOENDs, in order.
+    pub ioends: Vec<Ioend>,
+}
+
+/// One IOEND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ioend {
+    /// Its flags.
+    pub flags: u32,
+    /// 0 or a negative errno.
+    pub error: i32,
+    /// Where.
+    pub pos: u64,
+    /// How much.
+    pub written: u64,
 }
 
 /// One BEGIN.

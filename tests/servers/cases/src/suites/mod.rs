@@ -4,6 +4,7 @@
 mod bench;
 pub mod death;
 pub mod hostile;
+pub mod ioends;
 pub mod mixed;
 pub mod module;
 pub mod negotiation;

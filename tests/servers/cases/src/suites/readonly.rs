@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! Files with iomap cannot be written yet; ordinary ones beside them can.
+//! Files that the server will not have written, beside ordinary ones that can be.
 
 use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{fails_with, open_cold, pread, same, write_both_ways};
 use crate::sys;
-use crate::tap::Tap;
+use crate::tap::{Outcome, Tap};
 use lab::model::FileModel;
 use lab::scenario::{ExtentSpec, FileSpec, Scenario};
+use rustix::fs::{FallocateFlags, fallocate};
+use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
 const SIZE: u64 = 65_536;
 
@@ -23,6 +26,39 @@ fn scenario() -> Scenario {
     s
 }
 
+/// Every attempt at a change is refused with what the server says.
+fn refused(path: &Path) -> Outcome {
+    let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|e| format!("open: {e}"))?;
+    for (offset, length) in [
+        (0, 1),
+        (100, 10_000),
+        (SIZE - 1, 2),
+        (SIZE, 1),
+        (SIZE + 10_000, 1),
+    ] {
+        let data = vec![1; length];
+        fails_with("write", file.write_at(&data, offset), &[libc::EROFS])?;
+        let size = file.metadata().map_err(|e| e.to_string())?.len();
+        ensure!(size == SIZE, "size {size} after a write at {offset}");
+    }
+    fails_with("store", sys::mmap_poke(&file, 5000, b"x"), &[libc::EFAULT])?;
+    for size in [0, 1, SIZE - 1, SIZE, SIZE + 1] {
+        fails_with("ftruncate", file.set_len(size), &[libc::EROFS])?;
+        fails_with("truncate", sys::truncate(&c_path, size), &[libc::EROFS])?;
+    }
+    let truncated = OpenOptions::new().write(true).truncate(true).open(path);
+    fails_with("O_TRUNC", truncated, &[libc::EROFS])?;
+    let punched = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE;
+    for flags in [FallocateFlags::empty(), punched] {
+        let result = fallocate(&file, flags, 0, 8192);
+        // The server does not do that at all.
+        fails_with("fallocate", result.map_err(Into::into), &[libc::EOPNOTSUPP])?;
+    }
+    file.sync_all().map_err(|e| format!("fsync: {e}"))
+}
+
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let scenario = scenario();
@@ -30,66 +66,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         return;
     };
     let path = lab.path("iomap");
-    let options = |f: &dyn Fn(&mut OpenOptions)| {
-        let mut options = OpenOptions::new();
-        f(&mut options);
-        options
-    };
-    for (what, options) in [
-        (
-            "O_WRONLY",
-            options(&|o| {
-                o.write(true);
-            }),
-        ),
-        (
-            "O_RDWR",
-            options(&|o| {
-                o.read(true).write(true);
-            }),
-        ),
-        (
-            "O_APPEND",
-            options(&|o| {
-                o.append(true);
-            }),
-        ),
-        (
-            "O_TRUNC",
-            options(&|o| {
-                o.write(true).truncate(true);
-            }),
-        ),
-        (
-            "O_RDONLY | O_TRUNC",
-            options(&|o| {
-                o.read(true).custom_flags(libc::O_TRUNC);
-            }),
-        ),
-        (
-            "O_WRONLY | O_DIRECT",
-            options(&|o| {
-                o.write(true).custom_flags(libc::O_DIRECT);
-            }),
-        ),
-        (
-            "O_CREAT | O_RDWR",
-            options(&|o| {
-                o.read(true).write(true).create(true);
-            }),
-        ),
-    ] {
-        tap.case(&format!("open for writing ({what}) is refused"), || {
-            fails_with("open", options.open(&path), &[libc::EROFS])
-        });
-    }
-    for size in [0, 1, SIZE - 1, SIZE, SIZE + 1] {
-        tap.case(&format!("truncate to {size} is refused"), || {
-            let c = std::ffi::CString::new(path.as_os_str().as_encoded_bytes());
-            let c = c.map_err(|e| e.to_string())?;
-            fails_with("truncate", sys::truncate(&c, size), &[libc::EROFS])
-        });
-    }
+    tap.case("every change is refused", || refused(&path));
     tap.case("the file is as it was", || {
         let file = open_cold(&path)?;
         let size = file.metadata().map_err(|e| e.to_string())?.len();

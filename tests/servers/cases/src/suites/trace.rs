@@ -6,15 +6,16 @@ use crate::disks::{Layout, Machine, empty_scenario};
 use crate::ensure;
 use crate::files::{fails_with, open_cold, pread};
 use crate::tap::{Outcome, Tap};
+use crate::tracing::Tracing;
 use fuse_iomap::wire::iomap_flags;
 use lab::client::Lab;
 use lab::misbehave::Action;
 use lab::scenario::{ExtentSpec, FileSpec, Scenario};
-use std::fs::{read_to_string, write};
 use std::os::unix::fs::MetadataExt;
 
-const TRACING: &str = "/sys/kernel/tracing";
-const EVENTS: [&str; 4] = [
+/// Kilobytes for the events of a few reads.
+const BUFFER: u32 = 256;
+const EVENTS: &[&str] = &[
     "fuse_iomap_begin",
     "fuse_iomap_end",
     "fuse_iomap_mapping",
@@ -31,49 +32,21 @@ fn scenario() -> (Scenario, u64) {
     (s, addr)
 }
 
-/// Switches our events on or off, and empties the buffer.
-fn switch(on: bool) -> Outcome {
-    for event in EVENTS {
-        let file = format!("{TRACING}/events/fuse/{event}/enable");
-        write(&file, if on { "1" } else { "0" }).map_err(|e| format!("{file}: {e}"))?;
-    }
-    write(format!("{TRACING}/trace"), "").map_err(|e| format!("trace: {e}"))
-}
-
-/// The lines of an event about an inode.
-fn lines(event: &str, ino: u64) -> Result<Vec<String>, String> {
-    let text = read_to_string(format!("{TRACING}/trace")).map_err(|e| format!("trace: {e}"))?;
-    let (event, ino) = (format!(" {event}: "), format!(" ino {ino} "));
-    let ours = text
-        .lines()
-        .filter(|l| l.contains(&event) && l.contains(&ino));
-    Ok(ours.map(str::to_owned).collect())
-}
-
-/// There must be a line of an event with all of these in it.
-fn expect(event: &str, ino: u64, parts: &[&str]) -> Outcome {
-    let lines = lines(event, ino)?;
-    let found = lines.iter().any(|l| parts.iter().all(|p| l.contains(p)));
-    ensure!(found, "no {event} with {parts:?} in {lines:?}");
-    Ok(())
-}
-
 fn accepted(lab: &Lab, addr: u64) -> Outcome {
     let path = lab.path("file");
     let ino = std::fs::metadata(&path).map_err(|e| e.to_string())?.ino();
     let file = open_cold(&path)?;
-    switch(true)?;
+    let tracing = Tracing::new(EVENTS, BUFFER)?;
     let read = pread(&file, 0, 65_536).map_err(|e| e.to_string());
     let addr = format!("addr 0x{addr:x} type mapped flags (want-end)");
     let range = "offset 0x0 length 0x10000";
-    let seen = expect("fuse_iomap_begin", ino, &["pos 0x0 ", "opflags ()"])
-        .and_then(|()| expect("fuse_iomap_mapping", ino, &[range, &addr]))
-        .and_then(|()| expect("fuse_iomap_end", ino, &[range, &addr, "written "]));
-    let refused = lines("fuse_iomap_rejected", ino)?;
-    switch(false)?;
     read?;
+    tracing.expect("fuse_iomap_begin", ino, &["pos 0x0 ", "opflags ()"])?;
+    tracing.expect("fuse_iomap_mapping", ino, &[range, &addr])?;
+    tracing.expect("fuse_iomap_end", ino, &[range, &addr, "written "])?;
+    let refused = tracing.lines("fuse_iomap_rejected", ino)?;
     ensure!(refused.is_empty(), "{refused:?}");
-    seen
+    Ok(())
 }
 
 fn refused(lab: &mut Lab) -> Outcome {
@@ -82,19 +55,18 @@ fn refused(lab: &mut Lab) -> Outcome {
     let file = open_cold(&path)?;
     let set = vec![("read.length".to_owned(), 0)];
     lab.misbehave("file", Action::Fields { set })?;
-    switch(true)?;
+    let tracing = Tracing::new(EVENTS, BUFFER)?;
     let read = fails_with("read", pread(&file, 0, 100), &[libc::EUCLEAN]);
-    let seen = expect(
+    lab.set_rules(Vec::new())?;
+    read?;
+    tracing.expect(
         "fuse_iomap_rejected",
         ino,
         &["rule zero-length ", "length 0x0"],
-    );
-    let accepted = lines("fuse_iomap_mapping", ino)?;
-    switch(false)?;
-    lab.set_rules(Vec::new())?;
-    read?;
+    )?;
+    let accepted = tracing.lines("fuse_iomap_mapping", ino)?;
     ensure!(accepted.is_empty(), "{accepted:?}");
-    seen
+    Ok(())
 }
 
 /// Runs the suite.

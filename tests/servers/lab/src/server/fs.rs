@@ -3,7 +3,7 @@
 
 use super::node::{Kind, MOST_RECORDS, Node, S_IFDIR, S_IFMT};
 use super::{INO_BASE, Lab, lock};
-use crate::control::{Begin, Ready};
+use crate::control::{Begin, Ioend, Ready};
 use crate::scenario::{ExtentKind, ExtentSpec};
 use crate::store::{Answer, Side};
 use fuse_iomap::wire::*;
@@ -518,7 +518,17 @@ impl Filesystem for LabFs {
             self.0
                 .violation(format!("IOEND for node {nodeid}: {args:?}"));
         }
-        self.0.stored(nodeid)?;
+        let node = self.0.stored(nodeid)?;
+        let mut ioends = lock(&node.ioends);
+        if ioends.len() < MOST_RECORDS {
+            ioends.push(Ioend {
+                flags: args.flags,
+                error: args.error,
+                pos: args.pos,
+                written: args.written,
+            });
+        }
+        drop(ioends);
         let device = |id| self.0.device_index(id);
         lock(&self.0.store).ioend(nodeid, args, device)
     }

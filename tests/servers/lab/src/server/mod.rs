@@ -220,6 +220,7 @@ impl Lab {
             reads: node.reads.load(Ordering::Relaxed),
             begins: lock(&node.begins).clone(),
             ends: lock(&node.ends).clone(),
+            ioends: lock(&node.ioends).clone(),
         })
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Inodes and directories.
 
-use crate::control::Begin;
+use crate::control::{Begin, Ioend};
 use crate::model::FileModel;
 use crate::store::Policy;
 use fuse_iomap::wire::{SetattrIn, fattr};
@@ -123,9 +123,10 @@ pub struct Node {
     pub reads: AtomicU64,
     pub begins: Mutex<Vec<Begin>>,
     pub ends: Mutex<Vec<(u32, u64, i64)>>,
+    pub ioends: Mutex<Vec<Ioend>>,
 }
 
-/// More BEGINs and ENDs than this are not recorded.
+/// More BEGINs, ENDs and IOENDs than this are not recorded.
 pub const MOST_RECORDS: usize = 100_000;
 
 impl Node {
@@ -142,6 +143,7 @@ impl Node {
             reads: AtomicU64::new(0),
             begins: Mutex::default(),
             ends: Mutex::default(),
+            ioends: Mutex::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod dying;
 mod errors;
 mod hostile;
 mod plain;
+mod random;
 mod size;
 mod threads;
 
@@ -92,6 +93,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     threads::run(tap, &mut bench);
     errors::run(tap, &mut bench);
     hostile::run(tap, &mut bench);
+    random::run(tap, &mut bench, machine);
     super::finish(tap, bench.lab);
     let mut scenario = scenario;
     // The disks are filled already.

@@ -196,6 +196,34 @@ fn msync(bench: &mut Bench, way: &str) -> Outcome {
     bench.compare(&file, &name, &model)
 }
 
+/// sync(2) and syncfs(2) put everything on the device, and wait for it.
+fn sync(bench: &mut Bench, way: &str, whole: bool) -> Outcome {
+    let dir = super::workshop(way, 4096);
+    let data = pattern(6, 30_000);
+    let names: Vec<String> = (0..20).map(|i| format!("{dir}/sync-{i}")).collect();
+    for name in &names {
+        let file = create(&bench.lab.path(name))?;
+        file.write_all_at(&data, 0)
+            .map_err(|e| format!("write: {e}"))?;
+    }
+    if whole {
+        rustix::fs::sync();
+    } else {
+        let root = std::fs::File::open(bench.lab.path("")).map_err(|e| e.to_string())?;
+        rustix::fs::syncfs(&root).map_err(|e| format!("syncfs: {e}"))?;
+    }
+    for name in &names {
+        let map = bench.lab.map(name)?;
+        let size = map.size;
+        ensure!(size == data.len() as u64, "{name}: size on disk {size}");
+        bench
+            .on_disk(&map, &data)
+            .map_err(|e| format!("{name}: {e}"))?;
+        std::fs::remove_file(bench.lab.path(name)).map_err(|e| format!("unlink: {e}"))?;
+    }
+    Ok(())
+}
+
 /// Writes of a whole extent ask once for writeback, not once a page.
 fn few_questions(bench: &mut Bench) -> Outcome {
     let name = name("delalloc");
@@ -239,6 +267,11 @@ pub fn run(tap: &mut Tap, bench: &mut Bench) {
         tap.case(&format!("{way}: RWF_NOWAIT asks nobody"), || {
             nowait(bench, way)
         });
+        for (what, whole) in [("sync", true), ("syncfs", false)] {
+            tap.case(&format!("{way}: {what} means on the device"), || {
+                sync(bench, way, whole)
+            });
+        }
         tap.case(&format!("{way}: msync means on the device"), || {
             msync(bench, way)
         });

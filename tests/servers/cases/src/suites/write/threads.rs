@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 const APPENDERS: u8 = 4;
 const RECORDS: usize = 60;
-const SLOT: u64 = 512;
+/// Each slot has a byte of its own.
+pub(super) const SLOT: u64 = 512;
 const SLOTS: u64 = 400;
 const STORM: Duration = Duration::from_millis(400);
 
@@ -71,11 +72,12 @@ fn appends(bench: &mut Bench, way: &str) -> Outcome {
 }
 
 /// What a slot may hold: zeroes, or one byte all over that names the slot.
-const fn mark(slot: u64) -> u8 {
+pub(super) const fn mark(slot: u64) -> u8 {
     1 + (slot % 250) as u8
 }
 
-fn check_slots(offset: u64, data: &[u8]) -> Outcome {
+/// Nothing but zeroes and the marks of the slots.
+pub(super) fn check_slots(offset: u64, data: &[u8]) -> Outcome {
     for (i, byte) in data.iter().enumerate() {
         let at = offset + i as u64;
         let mark = mark(at / SLOT);
