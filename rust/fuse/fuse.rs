@@ -54,6 +54,15 @@ impl Device {
         self.id
     }
 
+    /// Whether the server has opened the device for writing.
+    pub(crate) fn is_writable(&self) -> bool {
+        // SAFETY: By the type invariant the backing is alive and has a file, whose mode does not
+        // change while it is open.
+        let mode = unsafe { (*(*self.backing.as_ptr()).file).f_mode };
+
+        mode & bindings::FMODE_WRITE != 0
+    }
+
     /// The block device itself.
     pub(crate) fn block_device(&self) -> &BlockDevice {
         // SAFETY: By the type invariant the backing is alive and its file an open block device,

@@ -141,8 +141,14 @@ fn ask<'a>(
             None => Ok(None),
         })
         .map_err(|refusal| refuse(inode, &reply.write, refusal))?;
-    if write.is_some() {
+    if let Some(write) = &write {
         inode.trace_mapping(&reply.write);
+        // Registering it was fine on a mount that was read-only then.
+        if matches!(write.place(), Place::Mapped(device, _) | Place::Unwritten(device, _)
+            if !device.is_writable())
+        {
+            return Err(EROFS);
+        }
     }
 
     Ok(Reply { read, write })
