@@ -7,7 +7,7 @@ use std::{
     cell::RefCell,
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -68,8 +68,16 @@ impl FileDisk {
     }
 
     /// Opens a device for writing past its page cache. The kernel moves file data past it too, so
-    /// a page in there could be stale, or be written over newer data.
+    /// a page in there could be stale, or be written over newer data. A block device is opened
+    /// exclusively: it cannot be mounted meanwhile by anybody else.
     pub fn open_writable(path: &Path) -> io::Result<Self> {
+        let is_device = std::fs::metadata(path)?.file_type().is_block_device();
+        // Of other files it would mean that they must not exist yet.
+        let exclusive = if is_device {
+            OFlags::EXCL
+        } else {
+            OFlags::empty()
+        };
         let open = |flags: OFlags| {
             OpenOptions::new()
                 .read(true)
@@ -78,14 +86,12 @@ impl FileDisk {
                 .open(path)
         };
         // Images on filesystems without direct I/O are of use for tests, and nobody else writes there.
-        match open(OFlags::DIRECT) {
+        match open(exclusive | OFlags::DIRECT) {
             Ok(file) => Ok(Self {
                 direct: true,
                 ..Self::new(file)?
             }),
-            Err(err) if err.kind() == io::ErrorKind::InvalidInput => {
-                Self::new(open(OFlags::empty())?)
-            }
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => Self::new(open(exclusive)?),
             Err(err) => Err(err),
         }
     }

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod kernel;
 pub mod opinion;
 pub mod random;
+pub mod steps;
 
 use std::{
     collections::VecDeque,
