@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! `cases [--seed N] [--count N] [--case LINE] SUITE...`: tests of the kernel's side of FUSE-iomap, to be run as root in a virtual
-//! machine. Prints one line for each case; `cases all` runs everything but `module`.
+//! `cases [--seed N] [--count N] [--case LINE] SUITE...`: tests of the kernel's side of FUSE-iomap,
+//! to be run as root in a virtual machine. Prints one line for each case; `cases all` runs
+//! everything but `module`, `cases reads` and `cases writes` the suites about one of them.
 //!
 //! It wants the `lab` binary in `$FI_BIN`, disks of 64 MiB in `$FI_DISK_A`, `$FI_DISK_B` and,
 //! with logical blocks of 4096 bytes, `$FI_DISK_C`, and for `module` the path of fuse.ko in
@@ -25,26 +26,51 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tap::{Tap, comment};
 
-type Suite = (&'static str, fn(&mut Tap, &Machine));
+/// What suites are about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    Reads,
+    Writes,
+    Module,
+}
+
+impl About {
+    /// Names all suites of a kind.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reads => "reads",
+            Self::Writes => "writes",
+            Self::Module => "module",
+        }
+    }
+
+    /// A case that takes longer hangs, even when everything is emulated.
+    const fn limit(self) -> Duration {
+        match self {
+            Self::Reads | Self::Module => Duration::from_secs(60),
+            // Many of these are hundreds in one.
+            Self::Writes => Duration::from_secs(400),
+        }
+    }
+}
+
+type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
 const SUITES: [Suite; 13] = [
-    ("mixed", suites::mixed::run),
-    ("rules", suites::rules::run),
-    ("replies", suites::replies::run),
-    ("death", suites::death::run),
-    ("negotiation", suites::negotiation::run),
-    ("readonly", suites::readonly::run),
-    ("passthrough", suites::passthrough::run),
-    ("hostile", suites::hostile::run),
-    ("trace", suites::trace::run),
-    ("write", suites::write::run),
-    ("zeroing", suites::zeroing::run),
-    ("ioends", suites::ioends::run),
-    ("module", suites::module::run),
+    ("mixed", About::Reads, suites::mixed::run),
+    ("rules", About::Reads, suites::rules::run),
+    ("replies", About::Reads, suites::replies::run),
+    ("death", About::Reads, suites::death::run),
+    ("negotiation", About::Reads, suites::negotiation::run),
+    ("readonly", About::Reads, suites::readonly::run),
+    ("passthrough", About::Reads, suites::passthrough::run),
+    ("hostile", About::Reads, suites::hostile::run),
+    ("trace", About::Reads, suites::trace::run),
+    ("write", About::Writes, suites::write::run),
+    ("zeroing", About::Writes, suites::zeroing::run),
+    ("ioends", About::Writes, suites::ioends::run),
+    ("module", About::Module, suites::module::run),
 ];
-
-/// A case that takes longer hangs, even when everything is emulated.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Reads in a process of its own, see `files::reader`.
 fn read_for_parent(how: &str, path: &str, offset: u64, length: u64) -> std::io::Result<Vec<u8>> {
@@ -99,14 +125,22 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let wanted = |name: &str| {
-        args.iter().any(|a| a == name) || (name != "module" && args.iter().any(|a| a == "all"))
+    let named = |name: &str| args.iter().any(|a| a == name);
+    let wanted = |name: &str, about: About| {
+        named(name) || named(about.name()) || (about != About::Module && named("all"))
     };
-    let unknown = |a: &&String| *a != "all" && SUITES.iter().all(|(name, _)| a != name);
-    if args.is_empty() || args.iter().any(|a| unknown(&a)) {
-        let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
+    let known = |a: &str| {
+        let is = |(name, about, _): &Suite| a == *name || a == about.name();
+        a == "all" || SUITES.iter().any(is)
+    };
+    let unknown = |a: &String| !known(a);
+    if args.is_empty() || args.iter().any(unknown) {
+        let names: Vec<&str> = SUITES.iter().map(|(name, ..)| *name).collect();
         let options = "[--seed N] [--count N] [--case LINE]";
-        eprintln!("usage: cases {options} all|{}...", names.join("|"));
+        eprintln!(
+            "usage: cases {options} all|reads|writes|{}...",
+            names.join("|")
+        );
         return ExitCode::FAILURE;
     }
     let machine = match Machine::new(options) {
@@ -117,9 +151,9 @@ fn main() -> ExitCode {
         }
     };
     let mut failed = 0;
-    for (name, run) in SUITES.iter().filter(|(name, _)| wanted(name)) {
+    for (name, about, run) in SUITES.iter().filter(|s| wanted(s.0, s.1)) {
         let start = Instant::now();
-        let mut tap = Tap::new(name, LIMIT);
+        let mut tap = Tap::new(name, about.limit());
         run(&mut tap, &machine);
         let (passed, failures) = tap.totals();
         failed += failures;
