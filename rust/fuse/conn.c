@@ -65,6 +65,8 @@ int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb)
 	}
 
 	fc->iomap_state.ioend_wq = wq;
+	/* Unlike other FUSE mounts, this one keeps what sync(2) promises */
+	sb->s_iflags &= ~SB_I_NO_DATA_INTEGRITY;
 	return 0;
 }
 
