@@ -113,7 +113,7 @@ impl Filesystem for Server {
         let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let mut reply = AttrReply::new(self.attr(&inode));
-        reply.valid = FOREVER;
+        reply.valid = self.validity(&inode);
         Ok(reply)
     }
 
@@ -147,7 +147,7 @@ impl Filesystem for Server {
             ..Default::default()
         };
         Ok(StatxOut {
-            attr_valid: FOREVER.as_secs(),
+            attr_valid: self.validity(&inode).as_secs(),
             stat,
             ..Default::default()
         })
@@ -365,8 +365,9 @@ impl Filesystem for Server {
     fn setattr(&self, _: &Request, nodeid: u64, args: &SetattrIn) -> Result<AttrReply> {
         self.set_attributes(nodeid, args)?;
         let _shared = self.volume.shared();
-        let mut reply = AttrReply::new(self.attr(&self.inode(nodeid)?));
-        reply.valid = FOREVER;
+        let inode = self.inode(nodeid)?;
+        let mut reply = AttrReply::new(self.attr(&inode));
+        reply.valid = self.validity(&inode);
         Ok(reply)
     }
 

@@ -31,6 +31,9 @@ use ext4_volume::{
 /// How long the kernel may trust what it was told: for as long as the mount exists.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The same for attributes of files that the kernel writes: it does not know how much space they take.
+const A_WHILE: Duration = Duration::from_secs(1);
+
 /// Complaints about damage that are printed before the rest is only counted.
 const MAX_COMPLAINTS: u32 = 20;
 
@@ -230,8 +233,18 @@ impl Server {
         }
     }
 
+    /// How long an inode's attributes hold.
+    fn validity(&self, inode: &Inode) -> Duration {
+        if inode.is_regular() && self.volume.is_writable() {
+            A_WHILE
+        } else {
+            FOREVER
+        }
+    }
+
     fn entry(&self, inode: &Inode) -> Entry {
         let mut entry = Entry::new(node_id(inode.ino()), self.attr(inode)).valid_for(FOREVER);
+        entry.attr_valid = self.validity(inode);
         entry.generation = u64::from(inode.generation());
         entry
     }
