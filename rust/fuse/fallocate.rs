@@ -144,6 +144,7 @@ pub(crate) fn fallocate(
         (Ok(()), _) => Some(end.max(writeback.disk_size())),
     };
     writeback.layout_has_changed(&lock, disk_size);
+    inode.blocks_changed();
     answer?;
 
     request.finish(&lock, &invalidate)

@@ -152,6 +152,15 @@ impl<'a> IomapInode<'a> {
         self.0
     }
 
+    /// Takes note that the server may have given the file blocks, or taken some: what is cached of
+    /// their number is not to be shown any more.
+    ///
+    /// Any context.
+    pub(crate) fn blocks_changed(self) {
+        // SAFETY: The inode is alive by the type invariant.
+        unsafe { bindings::fuse_invalidate_attr_mask(self.0.as_ptr(), bindings::STATX_BLOCKS) };
+    }
+
     /// Where work on the completions of this connection is done.
     pub(crate) fn ioend_queue(self) -> &'a Queue {
         // SAFETY: The connection is alive by the type invariant, and its workqueue as long; it was

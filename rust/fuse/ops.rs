@@ -143,6 +143,7 @@ fn ask<'a>(
         .map_err(|refusal| refuse(inode, &reply.write, refusal))?;
     if let Some(write) = &write {
         inode.trace_mapping(&reply.write);
+        inode.blocks_changed();
         // Registering it was fine on a mount that was read-only then.
         if matches!(write.place(), Place::Mapped(device, _) | Place::Unwritten(device, _)
             if !device.is_writable())
@@ -325,6 +326,7 @@ impl iomap::Operations for FuseIomap {
         if short_write {
             // The server may have taken back what was not written.
             inode.mappings_changed();
+            inode.blocks_changed();
         }
         answer
     }

@@ -125,6 +125,7 @@ impl Writeback {
         if flags & REMAPS != 0 {
             // Before the folios can be reclaimed: what is read then has to be the new blocks.
             self.mappings_changed();
+            inode.blocks_changed();
         }
         // What the device says comes first.
         status?;
