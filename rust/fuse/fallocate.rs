@@ -245,8 +245,9 @@ pub(crate) fn copy_begin(
 
     let size = inode.vfs().size();
     let end = pos.checked_add(length).ok_or(EFBIG)?;
-    if end > size {
-        zero(lock, invalidate, size, pos)?;
+    zero(lock, invalidate, size, pos)?;
+    if end > writeback.disk_size() {
+        // The server will take all up to there as being on disk.
         inode
             .vfs()
             .write_back(writeback.disk_size().min(size), Offset::MAX)?;

@@ -211,8 +211,12 @@ impl WorkItem for Writeback {
 ///
 /// Any context.
 pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
-    let inode = IomapInode::new(ioend.inode())?;
-    let writeback = inode.state().writeback.as_ref()?;
+    let Some(inode) = IomapInode::new(ioend.inode()) else {
+        return Some(ioend);
+    };
+    let Some(writeback) = inode.state().writeback.as_ref() else {
+        return Some(ioend);
+    };
 
     let flags = writeback.flags(&ioend);
     let deferred = flags & NEEDS_SERVER != 0 || ioend.status().is_err();
