@@ -218,12 +218,10 @@ impl Request<'_> {
                 vfs.write_back(self.old_size, Offset::MAX)?;
             }
         }
-        if self.new_size > self.old_size {
-            if self.operation != Operation::InsertRange {
-                zero(lock, invalidate, self.old_size, self.new_size)?;
-            }
-            invalidate.truncate(lock, self.new_size);
-        } else if self.new_size < self.old_size {
+        if self.operation != Operation::InsertRange {
+            zero(lock, invalidate, self.old_size, self.new_size)?;
+        }
+        if self.new_size != self.old_size {
             invalidate.truncate(lock, self.new_size);
         }
         Ok(())

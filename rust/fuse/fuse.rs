@@ -202,25 +202,16 @@ impl<'a> IomapInode<'a> {
     /// May sleep, until the server answers or dies.  A server that does not want to know is not
     /// told again.
     pub(crate) fn send_end(self, request: &fuse_iomap_end_in) -> Result {
-        let no_end = self.no_end();
-        if no_end.load(Relaxed) != 0 {
-            return Ok(());
-        }
-
-        let answer = send::<_, ()>(
-            self,
-            bindings::fuse_opcode_FUSE_IOMAP_END,
-            request,
-            None,
-            Patience::Forced,
-        );
-        match answer {
-            Err(error) if error == ENOSYS => {
-                no_end.store(1, Relaxed);
-                Ok(())
-            }
-            answer => answer,
-        }
+        unless_missing(self.no_end(), || {
+            send::<_, ()>(
+                self,
+                bindings::fuse_opcode_FUSE_IOMAP_END,
+                request,
+                None,
+                Patience::Forced,
+            )
+        })?;
+        Ok(())
     }
 
     /// Tells the server that data is on the device, and returns the size of the file on disk.
@@ -228,81 +219,53 @@ impl<'a> IomapInode<'a> {
     /// May sleep, until the server answers or dies.  A server that does not want to know is not
     /// told again, and then there is no size.
     pub(crate) fn send_ioend(self, request: &fuse_iomap_ioend_in) -> Result<Option<u64>> {
-        let no_ioend = self.no_ioend();
-        if no_ioend.load(Relaxed) != 0 {
-            return Ok(None);
-        }
+        unless_missing(self.no_ioend(), || {
+            let mut reply = fuse_iomap_ioend_out::default();
 
-        let mut reply = fuse_iomap_ioend_out::default();
-        let answer = send(
-            self,
-            bindings::fuse_opcode_FUSE_IOMAP_IOEND,
-            request,
-            Some(&mut reply),
-            Patience::Forced,
-        );
-        match answer {
-            Ok(()) => Ok(Some(reply.newsize)),
-            Err(error) if error == ENOSYS => {
-                no_ioend.store(1, Relaxed);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+            send(
+                self,
+                bindings::fuse_opcode_FUSE_IOMAP_IOEND,
+                request,
+                Some(&mut reply),
+                Patience::Forced,
+            )?;
+            Ok(reply.newsize)
+        })
     }
 
     /// Asks the server to change the blocks of a file (`FUSE_FALLOCATE`).
     ///
     /// May sleep, until the server answers or dies.  Fails with `EOPNOTSUPP` if it cannot.
     pub(crate) fn send_fallocate(self, request: &fuse_fallocate_in) -> Result {
-        let no_fallocate = self.no_fallocate();
-        if no_fallocate.load(Relaxed) != 0 {
-            return Err(EOPNOTSUPP);
-        }
-
-        let answer = send::<_, ()>(
-            self,
-            bindings::fuse_opcode_FUSE_FALLOCATE,
-            request,
-            None,
-            Patience::Forced,
-        );
-        match answer {
-            Err(error) if error == ENOSYS => {
-                no_fallocate.store(1, Relaxed);
-                Err(EOPNOTSUPP)
-            }
-            answer => answer,
-        }
+        let answer = unless_missing(self.no_fallocate(), || {
+            send::<_, ()>(
+                self,
+                bindings::fuse_opcode_FUSE_FALLOCATE,
+                request,
+                None,
+                Patience::Forced,
+            )
+        });
+        answer?.ok_or(EOPNOTSUPP)
     }
 
     /// Asks the server to make a file stable (`FUSE_FSYNC`), and returns whether it has.
     ///
     /// May sleep; a fatal signal or the server's death ends it.
     pub(crate) fn send_fsync(self, file: &LocalFile, datasync: bool) -> Result<bool> {
-        let no_fsync = self.no_fsync();
-        if no_fsync.load(Relaxed) != 0 {
-            return Ok(false);
-        }
-
-        // SAFETY: The file is open and one of this inode's, so FUSE's.
-        let answer = to_result(unsafe {
-            bindings::fuse_fsync_common(
-                file.as_ptr(),
-                0,
-                Offset::MAX,
-                c_int::from(datasync),
-                bindings::fuse_opcode_FUSE_FSYNC as c_int,
-            )
+        let answer = unless_missing(self.no_fsync(), || {
+            // SAFETY: The file is open and one of this inode's, so FUSE's.
+            to_result(unsafe {
+                bindings::fuse_fsync_common(
+                    file.as_ptr(),
+                    0,
+                    Offset::MAX,
+                    c_int::from(datasync),
+                    bindings::fuse_opcode_FUSE_FSYNC as c_int,
+                )
+            })
         });
-        match answer {
-            Ok(()) => Ok(true),
-            Err(error) if error == ENOSYS => {
-                no_fsync.store(1, Relaxed);
-                Ok(false)
-            }
-            Err(error) => Err(error),
-        }
+        Ok(answer?.is_some())
     }
 
     /// Reports an answer to IOEND with an impossible size, in the log.
@@ -332,6 +295,26 @@ impl<'a> IomapInode<'a> {
         };
         // SAFETY: All are references, and the name of a rule is a C string.
         unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_char_ptr(), wire) };
+    }
+}
+
+/// Sends a request that a server may not have, which it says with `ENOSYS`.
+///
+/// Returns `None` then, and from then on without asking: `missing` remembers.
+fn unless_missing<R>(
+    missing: &Atomic<i32>,
+    request: impl FnOnce() -> Result<R>,
+) -> Result<Option<R>> {
+    if missing.load(Relaxed) != 0 {
+        return Ok(None);
+    }
+
+    match request() {
+        Err(error) if error == ENOSYS => {
+            missing.store(1, Relaxed);
+            Ok(None)
+        }
+        answer => answer.map(Some),
     }
 }
 
