@@ -144,6 +144,29 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Does the change concern what is found under this name?
+    pub fn touches(&self, name: &str) -> bool {
+        match self {
+            Self::Create { path, .. }
+            | Self::Replace { path, .. }
+            | Self::Write { path, .. }
+            | Self::Truncate { path, .. }
+            | Self::Allocate { path, .. }
+            | Self::Punch { path, .. }
+            | Self::Zero { path, .. }
+            | Self::Collapse { path, .. }
+            | Self::Insert { path, .. }
+            | Self::SetXattr { path, .. }
+            | Self::Symlink { path, .. }
+            | Self::Mkdir { path }
+            | Self::Unlink { path }
+            | Self::Rmdir { path } => path == name,
+            Self::Rename { from, to } | Self::Link { from, to } => from == name || to == name,
+        }
+    }
+}
+
 /// How a change is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sync {

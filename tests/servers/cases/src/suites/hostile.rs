@@ -132,8 +132,7 @@ fn hostile(lab: &mut Lab, scenario: &Scenario, seed: u64, forbidden_only: bool) 
 
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
-    let fresh = std::env::var("FI_SEED").ok().and_then(|s| s.parse().ok());
-    let fresh = fresh.unwrap_or_else(super::fresh_seed);
+    let fresh = super::fresh_seed();
     comment(&format!("fresh seed {fresh}; FI_SEED repeats it"));
     let scenario = scenario();
     let Some(mut lab) = start_iomap(tap, machine, &scenario) else {

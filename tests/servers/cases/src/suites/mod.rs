@@ -24,8 +24,12 @@ use lab::scenario::Scenario;
 use rustix::mount::{UnmountFlags, unmount};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A seed that is not the same every time.
+/// The seed that `FI_SEED` names, else one that is not the same every time.
 pub fn fresh_seed() -> u64 {
+    let given = std::env::var("FI_SEED").ok();
+    if let Some(seed) = given.and_then(|seed| seed.parse().ok()) {
+        return seed;
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |d| d.as_secs())
 }
