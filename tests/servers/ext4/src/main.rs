@@ -77,7 +77,12 @@ fn serve(options: Options) -> io::Result<()> {
             let _ = writeln!(io::stdout(), "{READY}");
         }
     };
-    let server = Server::new(volume.clone(), options.iomap, Box::new(on_ready));
+    let server = Server::new(
+        volume.clone(),
+        options.iomap,
+        options.writeback_cache,
+        Box::new(on_ready),
+    );
     let result = Session::mount(server, &options.mountpoint, &mount, session)
         .and_then(|session| session.run());
     // The kernel asks for this where it can; not if the mount failed, or was ended by force.

@@ -16,6 +16,7 @@ device itself, where FUSE-iomap is available; this program only says where it is
 usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
 
   --no-iomap         serve data by FUSE_READ and FUSE_WRITE, as other FUSE filesystems do
+  --writeback-cache  with --no-iomap: the kernel may keep written data for a while
   --require-iomap    fail unless the kernel offers iomap (else fall back to those)
   --threads N        worker threads (default: one per CPU, at least 2)
   --ro               mount read-only, as with -o ro; the device is then never written
@@ -40,6 +41,8 @@ pub struct Options {
     pub mountpoint: PathBuf,
     /// How data is served.
     pub iomap: IomapMode,
+    /// Data that is not on iomap may wait in the kernel's cache before it is written.
+    pub writeback_cache: bool,
     /// Worker threads, if given.
     pub threads: Option<usize>,
     /// Mount for writing or not, if that was said.
@@ -67,6 +70,7 @@ impl Options {
             device: PathBuf::new(),
             mountpoint: PathBuf::new(),
             iomap: IomapMode::Auto,
+            writeback_cache: false,
             threads: None,
             write: None,
             allow_other: true,
@@ -83,6 +87,7 @@ impl Options {
             let mut value = |what: &str| args.next().ok_or(format!("{what} needs a value"));
             match arg.to_str() {
                 Some("--no-iomap") => options.iomap = IomapMode::Off,
+                Some("--writeback-cache") => options.writeback_cache = true,
                 Some("--require-iomap") => options.iomap = IomapMode::Require,
                 Some("--threads") => {
                     let number = value("--threads")?;
@@ -105,6 +110,9 @@ impl Options {
                 }
                 _ => paths.push(PathBuf::from(arg)),
             }
+        }
+        if options.writeback_cache && options.iomap != IomapMode::Off {
+            return Err("--writeback-cache goes with --no-iomap".to_owned());
         }
         let [device, mountpoint] = paths
             .try_into()
@@ -150,10 +158,11 @@ mod tests {
 
     #[test]
     fn everything_can_be_said() {
-        let line =
-            "--no-iomap --threads 7 --ro -o noallow_other,dev -f --stats /s.json /dev/x /mnt";
+        let line = "--no-iomap --writeback-cache --threads 7 --ro -o noallow_other,dev -f \
+                    --stats /s.json /dev/x /mnt";
         let options = parse(line).unwrap().unwrap();
         assert_eq!(options.iomap, IomapMode::Off);
+        assert!(options.writeback_cache);
         assert_eq!(options.threads, Some(7));
         assert_eq!(options.write, Some(false));
         assert!(
@@ -178,6 +187,7 @@ mod tests {
             "--threads 0 a b",
             "-o x a b",
             "a b --stats",
+            "--writeback-cache a b",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

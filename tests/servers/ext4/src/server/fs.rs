@@ -45,6 +45,9 @@ impl Filesystem for Server {
                 | init::NO_OPENDIR_SUPPORT
                 | init::EXPORT_SUPPORT,
         );
+        if self.writeback_cache {
+            config.request(init::WRITEBACK_CACHE);
+        }
         if self.volume.is_writable() {
             // A default ACL takes the umask's place, so it is applied here.
             config.request(init::DONT_MASK);

@@ -95,6 +95,7 @@ struct Running {
 pub struct Server {
     volume: Arc<Volume>,
     mode: IomapMode,
+    writeback_cache: bool,
     running: OnceLock<Running>,
     complaints: AtomicU32,
     on_ready: Box<dyn Fn() + Send + Sync>,
@@ -147,15 +148,18 @@ fn seek(
 }
 
 impl Server {
-    /// Serves `volume`; calls `on_ready` once the kernel can ask.
+    /// Serves `volume`; calls `on_ready` once the kernel can ask. With `writeback_cache` the kernel
+    /// collects what is written to files that it does not write itself.
     pub fn new(
         volume: Arc<Volume>,
         mode: IomapMode,
+        writeback_cache: bool,
         on_ready: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         Self {
             volume,
             mode,
+            writeback_cache,
             running: OnceLock::new(),
             complaints: AtomicU32::new(0),
             on_ready,
