@@ -189,8 +189,6 @@ impl<'a> IomapInode<'a> {
         );
         match answer {
             Ok(()) => Ok(reply),
-            // Without this operation there is no iomap.
-            Err(error) if error == ENOSYS => Err(EIO),
             // It is the kernel's to say so, and a reader would just try again.
             Err(error) if error == EINTR && !current!().signal_pending() => Err(EIO),
             Err(error) => Err(error),

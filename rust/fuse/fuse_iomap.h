@@ -73,6 +73,7 @@ int fuse_iomap_file_open(struct inode *inode, struct file *file);
 loff_t fuse_iomap_file_llseek(struct file *file, loff_t offset, int whence);
 int fuse_iomap_fiemap(struct inode *inode, struct fiemap_extent_info *fieinfo,
 		      u64 start, u64 len);
+ssize_t fuse_iomap_file_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t fuse_iomap_file_write_iter(struct kiocb *iocb, struct iov_iter *from);
 int fuse_iomap_file_fsync(struct file *file, loff_t start, loff_t end,
 			  int datasync);

@@ -11,7 +11,7 @@
 //! - [`fuse`]: what this module calls of the C side.
 //! - [`inode`]: the state of an inode, [`devices`]: the devices that it has mappings to.
 //! - [`ops`]: the answers to fs/iomap, [`mapping`]: checked mappings, [`rule`]: what is checked.
-//! - [`write`]: writes, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`]: completions,
+//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`]: completions,
 //!   [`sync`]: stable storage.
 //! - [`once`]: what is made when it is first needed.
 //!
@@ -20,7 +20,9 @@
 //! From the outside in; who holds one may take those after it.
 //!
 //! 1. `i_rwsem`: shared for FIEMAP, SEEK_HOLE and SEEK_DATA, since the size must not change while
-//!    they walk the file; exclusive for writes, truncation and fallocate, which change it.
+//!    they walk the file, for direct reads, and for direct writes that leave the size alone;
+//!    exclusive for other writes, truncation and fallocate.  Direct I/O in flight may be without
+//!    it, and is waited for by what cannot stand it.
 //! 2. `invalidate_lock`: shared for page faults and filling the page cache; exclusive where blocks
 //!    are zeroed beyond the end of the file or change hands under the page cache.  Inside 1 because
 //!    the VFS has taken that when it calls; before 3 because a fault locks a folio inside it.
@@ -37,6 +39,7 @@
 #![deny(unsafe_code)]
 
 mod devices;
+mod direct;
 mod fallocate;
 mod fuse;
 mod hooks;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::{
+    direct,
     fallocate,
     fuse::{self, IomapInode},
     inode::{self, State},
@@ -19,11 +20,12 @@ use kernel::{
     error::{from_result, to_result},
     ffi::{c_int, c_long},
     fs::{
-        file::flags::{O_ACCMODE, O_DIRECT, O_RDONLY},
+        file::flags::{O_ACCMODE, O_RDONLY},
         iomap::{self, AddressSpaceOperations},
         Inode,
         LocalFile,
         Offset,
+        ReadRequest,
         WriteRequest, //
     },
     prelude::*, //
@@ -68,7 +70,7 @@ unsafe extern "C" fn fuse_iomap_init_inode(
 
     // SAFETY: The union of a new inode is zeroed and nobody else uses it; the C side has room of
     // this size and alignment there. The state stays until `fuse_iomap_evict_inode`.
-    unsafe { pin_init::raw_init(fuse::state_ptr(inode), State::new()) };
+    unsafe { pin_init::raw_init(fuse::state_ptr(inode), State::new(attr)) };
     fuse::set_state_bit(inode, bindings::FUSE_I_IOMAP);
 }
 
@@ -119,7 +121,7 @@ unsafe extern "C" fn fuse_iomap_check_attr(
 ///
 /// # Errors
 ///
-/// `EINVAL` for O_DIRECT, which is not there yet; `EIO` if the server wants another I/O mode;
+/// `EIO` if the server wants another I/O mode;
 /// `ENOMEM`.
 ///
 /// # Safety
@@ -138,14 +140,10 @@ unsafe extern "C" fn fuse_iomap_file_open(
     };
 
     from_result(|| {
-        // The VFS would refuse this too, but only when the file is open already, which FUSE does
-        // not expect when it creates one.
-        if flags & O_DIRECT != 0 {
-            return Err(EINVAL);
-        }
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
         if flags & O_ACCMODE != O_RDONLY {
             // Page faults have no way to report that there is no memory.
-            IomapInode::new(inode).ok_or(EIO)?.writeback()?;
+            inode.writeback()?;
         }
         if fuse_file.open_flags & bindings::FOPEN_PASSTHROUGH != 0 {
             return Err(EIO);
@@ -154,6 +152,13 @@ unsafe extern "C" fn fuse_iomap_file_open(
         // The page cache is filled by the kernel, so a new open is no reason to drop it.
         fuse_file.open_flags |= bindings::FOPEN_KEEP_CACHE;
         fuse_file.iomode = bindings::fuse_file_IOM_IOMAP;
+        // SAFETY: As above.
+        unsafe {
+            (*file).f_mode |= bindings::FMODE_CAN_ODIRECT;
+            if inode.state().atomic {
+                (*file).f_mode |= bindings::FMODE_CAN_ATOMIC_WRITE;
+            }
+        }
         Ok(0)
     })
 }
@@ -214,6 +219,53 @@ unsafe extern "C" fn fuse_iomap_fiemap(
     })
 }
 
+/// Whether the server wants all I/O of an open file to be direct.
+///
+/// # Safety
+///
+/// `iocb` must be for an open file of FUSE's.
+unsafe fn is_forced_direct(iocb: *const bindings::kiocb) -> bool {
+    // SAFETY: By the safety requirements.
+    let open_flags = unsafe {
+        let fuse_file: *const bindings::fuse_file = (*(*iocb).ki_filp).private_data.cast();
+        (*fuse_file).open_flags
+    };
+
+    open_flags & bindings::FOPEN_DIRECT_IO != 0
+}
+
+/// `file_operations.read_iter`.
+///
+/// Context: may sleep, unless the request must not.
+///
+/// # Safety
+///
+/// The VFS calls this for an open file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_file_read_iter(
+    iocb: *mut bindings::kiocb,
+    to: *mut bindings::iov_iter,
+) -> isize {
+    from_result(|| {
+        // SAFETY: The VFS has made both for this call.
+        let (mut request, forced) =
+            unsafe { (ReadRequest::from_raw(iocb, to)?, is_forced_direct(iocb)) };
+        let inode = IomapInode::new(request.inode()).ok_or(EIO)?;
+        let forced = forced && !request.is_direct();
+
+        if forced {
+            request.set_direct(true);
+        }
+        let done = if request.is_direct() {
+            direct::read(inode, request, forced)
+        } else {
+            request.read_cached()
+        };
+        // CAST: A read is never larger than `isize::MAX`.
+        Ok(done? as isize)
+    })
+}
+
 /// `file_operations.write_iter`.
 ///
 /// Context: may sleep, unless the request must not.
@@ -228,11 +280,16 @@ unsafe extern "C" fn fuse_iomap_file_write_iter(
 ) -> isize {
     from_result(|| {
         // SAFETY: The VFS has made both for this call.
-        let mut request = unsafe { WriteRequest::from_raw(iocb, from) }?;
+        let (mut request, forced) =
+            unsafe { (WriteRequest::from_raw(iocb, from)?, is_forced_direct(iocb)) };
         let inode = IomapInode::new(request.inode()).ok_or(EIO)?;
+        let forced = forced && !request.is_direct();
 
+        if forced {
+            request.set_direct(true);
+        }
         // CAST: A write is never larger than `isize::MAX`.
-        Ok(write::write(inode, &mut request)? as isize)
+        Ok(write::write(inode, request, forced)? as isize)
     })
 }
 

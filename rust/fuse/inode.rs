@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) devices: DeviceSet,
     /// What is needed once the file may become dirty: most files in core never do.
     pub(crate) writeback: SetOnce<Arc<Writeback>>,
+    /// Whether the server can have a block written in one piece or not at all.
+    pub(crate) atomic: bool,
 }
 
 // The C side reserves the room, see fuse_iomap.h.
@@ -27,11 +29,14 @@ const _: () = assert!(size_of::<State>() <= size_of::<bindings::fuse_iomap_inode
 const _: () = assert!(align_of::<State>() <= align_of::<bindings::fuse_iomap_inode>());
 
 impl State {
-    /// Initialises the state of a new inode.
-    pub(crate) fn new() -> impl PinInit<Self> {
+    /// Initialises the state of a new inode with these attributes.
+    pub(crate) fn new(attr: &bindings::fuse_attr) -> impl PinInit<Self> {
+        let atomic = attr.flags & bindings::FUSE_ATTR_ATOMIC != 0;
+
         pin_init!(Self {
             devices: DeviceSet::new(),
             writeback: SetOnce::new(),
+            atomic,
         })
     }
 }

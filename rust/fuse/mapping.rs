@@ -29,7 +29,8 @@ const FLAGS: [(u32, Option<MapFlag>); 8] = [
     (bindings::FUSE_IOMAP_F_MERGED, Some(MapFlag::Merged)),
     (bindings::FUSE_IOMAP_F_BOUNDARY, Some(MapFlag::Boundary)),
     // With IOMAP_F_ANON_WRITE fs/iomap takes no address from the mapping: a read must not see it,
-    // and a write is refused. ATOMIC_BIO is for direct writes.
+    // and a write is refused. ATOMIC_BIO is added for atomic writes only: with it fs/iomap never
+    // splits the I/O.
     (bindings::FUSE_IOMAP_F_ANON_WRITE, None),
     (bindings::FUSE_IOMAP_F_ATOMIC_BIO, None),
     (bindings::FUSE_IOMAP_F_WANT_IOMAP_END, None),
@@ -49,6 +50,8 @@ pub(crate) enum Side {
 pub(crate) enum Purpose {
     /// Making the page cache dirty.
     Write,
+    /// Writing past the page cache.
+    Direct,
     /// Making shared blocks dirty in the page cache, where there are any.
     Unshare,
     /// Zeroing in the page cache, where there is something to zero.
@@ -302,7 +305,8 @@ impl<D: Copy> Mapping<D> {
             return Err(Rule::AnonWrite);
         }
         match (purpose, target.place) {
-            (Purpose::Write, Place::Hole) => return Err(Rule::HoleForWrite),
+            (Purpose::Write | Purpose::Direct, Place::Hole) => return Err(Rule::HoleForWrite),
+            (Purpose::Direct, Place::Delalloc) => return Err(Rule::DelallocForDirect),
             (Purpose::Writeback, Place::Delalloc) => return Err(Rule::DelallocInWriteback),
             (Purpose::Writeback, Place::Inline) => return Err(Rule::InlineInWriteback),
             _ => (),

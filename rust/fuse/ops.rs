@@ -21,7 +21,7 @@ use crate::{
 use kernel::{
     bindings::{self, fuse_iomap_begin_in, fuse_iomap_end_in, fuse_iomap_io},
     fs::{
-        iomap::{self, Ioend, Kind, MapFlag, OpFlag, OpFlags},
+        iomap::{self, Ioend, Kind, MapFlag, OpFlag, OpFlags, WrittenFlags},
         Inode,
         Offset, //
     },
@@ -125,7 +125,18 @@ fn ask<'a>(
             Some(Purpose::Writeback) => Patience::Forced,
             _ => Patience::Killable,
         },
-    )?;
+    );
+    let reply = reply.map_err(|error| match error {
+        // A server that cannot have this done directly says so with one of these.
+        error if error == ENOTBLK || error == ENOSYS => {
+            if opflags & bindings::FUSE_IOMAP_OP_DIRECT != 0 {
+                ENOTBLK
+            } else {
+                EIO
+            }
+        }
+        error => error,
+    })?;
 
     let limits = inode.limits();
     let read = Mapping::parse(&reply.read, Side::Read, &limits, &inode)
@@ -231,6 +242,65 @@ fn past_eof<'a>(
     }
 }
 
+/// Checks what only direct I/O asks of a mapping, for `length` bytes from `pos`.
+///
+/// Fails with `ENOTBLK` if it has to go through the page cache, and with `EAGAIN` if it is more
+/// than the overwriting that `flags` allow.
+fn check_direct(
+    inode: IomapInode<'_>,
+    reply: &Reply<'_>,
+    pos: u64,
+    length: u64,
+    flags: OpFlags,
+) -> Result {
+    let target = reply.write.as_ref().unwrap_or(&reply.read);
+
+    match target.place() {
+        // The data is not on a device, or not yet: another task may just have made it.
+        Place::Inline | Place::Delalloc => return Err(ENOTBLK),
+        _ => (),
+    }
+    let Some(target) = &reply.write else {
+        return Ok(());
+    };
+
+    // The rest of a block that moves would have to move too.
+    let moves = match (reply.read.place(), target.place()) {
+        (Place::Mapped(from, old), Place::Mapped(to, new) | Place::Unwritten(to, new)) => {
+            from.id() != to.id()
+                || old.wrapping_sub(reply.read.start()) != new.wrapping_sub(target.start())
+        }
+        _ => false,
+    };
+    let whole_blocks = (pos | pos.saturating_add(length)).is_multiple_of(inode.limits().block_size);
+    if moves && !whole_blocks {
+        return Err(ENOTBLK);
+    }
+
+    let overwrites = matches!(target.place(), Place::Mapped(..))
+        && !moves
+        && !target.has_flag(bindings::FUSE_IOMAP_F_NEW | bindings::FUSE_IOMAP_F_SHARED);
+    if flags.contains(OpFlag::OverwriteOnly) && !overwrites {
+        return Err(EAGAIN);
+    }
+
+    if flags.contains(OpFlag::Atomic) {
+        // Blocks that become the file's when all is written are as good as a device that does not
+        // tear.
+        let untorn = match target.place() {
+            Place::Mapped(device, _) | Place::Unwritten(device, _) => {
+                target.has_flag(bindings::FUSE_IOMAP_F_ATOMIC_BIO)
+                    && device.block_device().can_write_atomically(length)
+            }
+            _ => false,
+        };
+        if !untorn && !(moves && target.has_flag(bindings::FUSE_IOMAP_F_SHARED)) {
+            return Err(EOPNOTSUPP);
+        }
+    }
+    Ok(())
+}
+
 impl iomap::Operations for FuseIomap {
     const HAS_END: bool = true;
 
@@ -248,6 +318,8 @@ impl iomap::Operations for FuseIomap {
 
         let purpose = if flags.contains(OpFlag::Unshare) {
             Some(Purpose::Unshare)
+        } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::Direct) {
+            Some(Purpose::Direct)
         } else if flags.contains(OpFlag::Write) {
             Some(Purpose::Write)
         } else if flags.contains(OpFlag::Zero) {
@@ -259,6 +331,9 @@ impl iomap::Operations for FuseIomap {
         // Before the question, so that a change that the answer has not seen makes it invalid.
         let cookie = inode.cookie();
         let reply = ask(inode, op_flags(flags), start, length, purpose)?;
+        if flags.contains(OpFlag::Direct) {
+            check_direct(inode, &reply, start, length, flags)?;
+        }
 
         let Some(mut target) = reply.write else {
             return Ok(translate(&reply.read, cookie)?.into());
@@ -269,8 +344,12 @@ impl iomap::Operations for FuseIomap {
                 .map_err(|refusal| refuse(inode, &wire, refusal))?;
         }
 
+        let mut translated = translate(&target, cookie)?;
+        if flags.contains(OpFlag::Atomic) && target.has_flag(bindings::FUSE_IOMAP_F_ATOMIC_BIO) {
+            translated = translated.with_flags(MapFlag::AtomicBio.into());
+        }
         Ok(iomap::Mappings {
-            target: translate(&target, cookie)?,
+            target: translated,
             source: match (purpose, target.place(), reply.read.place()) {
                 // What fs/iomap takes for "no source", and there is nothing to zero in a hole.
                 (_, _, Place::Hole) | (Some(Purpose::Zero), Place::Hole, _) => None,
@@ -329,6 +408,28 @@ impl iomap::Operations for FuseIomap {
             inode.blocks_changed();
         }
         answer
+    }
+}
+
+impl iomap::DirectOperations for FuseIomap {
+    fn begin_simple<'a>(
+        _inode: &'a Inode,
+        _pos: Offset,
+        _length: u64,
+    ) -> Result<iomap::Mapping<'a>> {
+        Err(ENOTBLK)
+    }
+
+    fn end_io(
+        inode: &Inode,
+        pos: Offset,
+        size: u64,
+        result: Result,
+        flags: WrittenFlags,
+    ) -> Result {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+
+        writeback::complete_direct(inode, pos, size, result, flags)
     }
 }
 

@@ -72,6 +72,8 @@ rules! {
     HoleForWrite = c"hole-for-write",
     /// The server cannot be asked for an address when the I/O is submitted.
     AnonWrite = c"anon-write",
+    /// A direct write needs blocks, and this is only a reservation.
+    DelallocForDirect = c"delalloc-for-direct",
     /// Writeback needs blocks, and this is only a reservation.
     DelallocInWriteback = c"delalloc-in-writeback",
     /// Writeback needs blocks, and this is in the inode.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completions of writeback, and what the server has to be told of them.
+//! Completions of writes, and what the server has to be told of them.
 //!
 //! I/O that changes metadata (unwritten, shared, appending or failed) goes on a list of its inode,
 //! which a work item takes, sorts and merges; each piece is one IOEND to the server, whose answer
-//! is the result of the writeback.  All other I/O is finished where the device reports it.
+//! is the result of the writeback.  All other I/O is finished where the device reports it.  Direct
+//! writes are told in the same way, by the task that ends them.
 #![deny(unsafe_code)]
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
 use kernel::{
     bindings::{self, fuse_iomap_ioend_in},
     fs::{
-        iomap::{Ioend, IoendList},
+        iomap::{Ioend, IoendList, WrittenFlag, WrittenFlags},
         Exclusive,
         Offset, //
     },
@@ -98,23 +99,24 @@ impl Writeback {
         self.layout.fetch_add(1, Full);
     }
 
-    /// Sends what IOEND has to tell of `ioend`, and checks the answer.
-    fn tell(&self, inode: IomapInode<'_>, ioend: &Ioend) -> Result {
-        let status = ioend.status();
-        let flags = self.flags(ioend);
-        if status.is_ok() && flags & NEEDS_SERVER == 0 {
+    /// Sends what IOEND has to tell of a range, and checks the answer.
+    ///
+    /// May sleep.  Returns the status of the I/O, or what is wrong with the answer.
+    fn tell(&self, inode: IomapInode<'_>, done: &Completion) -> Result {
+        let flags = self.flags(done);
+        if done.status.is_ok() && flags & NEEDS_SERVER == 0 {
             // Another one has made the file long enough meanwhile.
             return Ok(());
         }
 
         let request = fuse_iomap_ioend_in {
             flags,
-            error: status.map_or_else(Error::to_errno, |()| 0),
+            error: done.status.map_or_else(Error::to_errno, |()| 0),
             attr_ino: inode.attr_ino(),
-            pos: ioend.offset().unsigned_abs(),
-            new_addr: ioend.addr(),
-            written: ioend.size(),
-            dev: Token::from_word(ioend.private()).dev,
+            pos: done.pos,
+            new_addr: done.addr,
+            written: done.size,
+            dev: done.dev,
             pad: 0,
         };
         let layout = self.layout.load(Acquire);
@@ -128,7 +130,7 @@ impl Writeback {
             inode.blocks_changed();
         }
         // What the device says comes first.
-        status?;
+        done.status?;
 
         let end = request.pos.saturating_add(request.written);
         // Without an answer, nobody but the kernel knows the size.
@@ -168,22 +170,87 @@ impl Writeback {
     /// The IOEND flags of a completion.
     ///
     /// Any context.
-    fn flags(&self, ioend: &Ioend) -> u32 {
-        let end = ioend.offset().unsigned_abs().saturating_add(ioend.size());
-        let appends = ioend.size() != 0 && end > self.disk_size().unsigned_abs();
+    fn flags(&self, done: &Completion) -> u32 {
+        let appends = done.size != 0 && done.end() > self.disk_size().unsigned_abs();
 
-        [
+        if appends {
+            done.flags | bindings::FUSE_IOMAP_IOEND_APPEND
+        } else {
+            done.flags
+        }
+    }
+}
+
+/// A range whose I/O is complete.
+struct Completion {
+    /// Start, in bytes.
+    pos: u64,
+    /// Length, in bytes.
+    size: u64,
+    /// IOEND flags, but for `FUSE_IOMAP_IOEND_APPEND`.
+    flags: u32,
+    /// What the device says.
+    status: Result,
+    /// Where on the device the data is, in bytes, or [`NO_ADDR`].
+    addr: u64,
+    /// The server's id for the device.
+    dev: u32,
+}
+
+impl Completion {
+    /// The range of an ioend of writeback.
+    fn of_writeback(ioend: &Ioend) -> Self {
+        let flags = [
             (ioend.is_unwritten(), bindings::FUSE_IOMAP_IOEND_UNWRITTEN),
             (ioend.is_shared(), bindings::FUSE_IOMAP_IOEND_SHARED),
             (ioend.is_boundary(), bindings::FUSE_IOMAP_IOEND_BOUNDARY),
-            (appends, bindings::FUSE_IOMAP_IOEND_APPEND),
-        ]
+        ];
+
+        Self {
+            pos: ioend.offset().unsigned_abs(),
+            size: ioend.size(),
+            flags: collect(bindings::FUSE_IOMAP_IOEND_WRITEBACK, flags),
+            status: ioend.status(),
+            addr: ioend.addr(),
+            dev: Token::from_word(ioend.private()).dev,
+        }
+    }
+
+    /// The range of a direct write, which may be on several extents.
+    fn of_direct(pos: Offset, size: u64, status: Result, met: WrittenFlags) -> Self {
+        let flags = [
+            (
+                met.contains(WrittenFlag::Unwritten),
+                bindings::FUSE_IOMAP_IOEND_UNWRITTEN,
+            ),
+            (
+                met.contains(WrittenFlag::Cow),
+                bindings::FUSE_IOMAP_IOEND_SHARED,
+            ),
+        ];
+
+        Self {
+            pos: pos.unsigned_abs(),
+            size,
+            flags: collect(bindings::FUSE_IOMAP_IOEND_DIRECT, flags),
+            status,
+            addr: NO_ADDR,
+            dev: bindings::FUSE_IOMAP_DEV_NULL,
+        }
+    }
+
+    /// The end of the range, in bytes.
+    fn end(&self) -> u64 {
+        self.pos.saturating_add(self.size)
+    }
+}
+
+/// Adds the flags that are meant to others.
+fn collect<const N: usize>(others: u32, flags: [(bool, u32); N]) -> u32 {
+    flags
         .into_iter()
         .filter(|&(is, _)| is)
-        .fold(bindings::FUSE_IOMAP_IOEND_WRITEBACK, |all, (_, bit)| {
-            all | bit
-        })
-    }
+        .fold(others, |all, (_, bit)| all | bit)
 }
 
 /// The IOEND flags that say that other blocks belong to the file now.
@@ -198,7 +265,7 @@ impl WorkItem for Writeback {
     fn run(this: Arc<Self>) {
         this.ioends.drain(|ioend| {
             let result = match IomapInode::new(ioend.inode()) {
-                Some(inode) => this.tell(inode, &ioend),
+                Some(inode) => this.tell(inode, &Completion::of_writeback(&ioend)),
                 // The list is that of an inode in iomap mode.
                 None => Err(EIO),
             };
@@ -218,9 +285,10 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
         return Some(ioend);
     };
 
-    let flags = writeback.flags(&ioend);
-    let deferred = flags & NEEDS_SERVER != 0 || ioend.status().is_err();
-    inode.trace_writeback_done(ioend.offset(), ioend.size(), flags, deferred);
+    let done = Completion::of_writeback(&ioend);
+    let flags = writeback.flags(&done);
+    let deferred = flags & NEEDS_SERVER != 0 || done.status.is_err();
+    inode.trace_writeback_done(ioend.offset(), done.size, flags, deferred);
     if !deferred {
         return Some(ioend);
     }
@@ -235,7 +303,39 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
     None
 }
 
+/// Ends a direct write of `size` bytes at `pos`, whose I/O had this result, and returns the result
+/// of the write.
+///
+/// May sleep if there is something to tell the server; that is so for failed writes, for blocks
+/// that the file gets by it, and for a write beyond the end of the file on disk.
+pub(crate) fn complete_direct(
+    inode: IomapInode<'_>,
+    pos: Offset,
+    size: u64,
+    status: Result,
+    met: WrittenFlags,
+) -> Result {
+    let Some(writeback) = inode.state().writeback.as_ref() else {
+        return status;
+    };
+    // END has told of what never got to a device.
+    if size == 0 {
+        return status;
+    }
+    writeback.tell(inode, &Completion::of_direct(pos, size, status, met))
+}
+
 impl<'a> IomapInode<'a> {
+    /// The size of the file on disk, in bytes, as the server knows it.
+    ///
+    /// Any context.
+    pub(crate) fn disk_size(self) -> Offset {
+        self.state()
+            .writeback
+            .as_ref()
+            .map_or(0, |writeback| writeback.disk_size())
+    }
+
     /// What the inode needs before it becomes dirty, made now if it is not there.
     ///
     /// May sleep.  The caller has opened the file for writing or holds `i_rwsem` exclusively; until

@@ -3,6 +3,7 @@
 #include <linux/fs.h>
 #include <linux/pagemap.h>
 #include <linux/sched/mm.h>
+#include <linux/uio.h>
 
 __rust_helper loff_t rust_helper_i_size_read(const struct inode *inode)
 {
@@ -39,6 +40,21 @@ __rust_helper void rust_helper_inode_lock(struct inode *inode)
 __rust_helper int rust_helper_inode_trylock(struct inode *inode)
 {
 	return inode_trylock(inode);
+}
+
+__rust_helper int rust_helper_inode_trylock_shared(struct inode *inode)
+{
+	return inode_trylock_shared(inode);
+}
+
+__rust_helper bool rust_helper_is_sxid(umode_t mode)
+{
+	return is_sxid(mode);
+}
+
+__rust_helper size_t rust_helper_iov_iter_count(const struct iov_iter *i)
+{
+	return iov_iter_count(i);
 }
 
 __rust_helper void rust_helper_inode_unlock(struct inode *inode)

@@ -34,3 +34,10 @@ __rust_helper loff_t rust_helper_folio_next_pos(const struct folio *folio)
 {
 	return folio_next_pos(folio);
 }
+
+__rust_helper ssize_t rust_helper_iomap_dio_read_simple(struct kiocb *iocb,
+							struct iov_iter *iter,
+							iomap_iter_begin_fn begin)
+{
+	return iomap_dio_read_simple(iocb, iter, begin);
+}

@@ -66,6 +66,22 @@ impl BlockDevice {
         unsafe { bindings::bdev_logical_block_size(self.as_ptr()) }
     }
 
+    /// Whether the device writes `length` bytes, at a multiple of that, in one piece or not at all.
+    ///
+    /// Any context.
+    pub fn can_write_atomically(&self, length: u64) -> bool {
+        // SAFETY: By the type invariant the device is open.
+        let (min, max) = unsafe {
+            (
+                bindings::bdev_atomic_write_unit_min_bytes(self.as_ptr()),
+                bindings::bdev_atomic_write_unit_max_bytes(self.as_ptr()),
+            )
+        };
+
+        // The block layer says 0 for a device that cannot.
+        max != 0 && (u64::from(min)..=u64::from(max)).contains(&length)
+    }
+
     /// Makes the device write its volatile cache to stable storage.
     ///
     /// May sleep.

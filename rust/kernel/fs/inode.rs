@@ -116,6 +116,15 @@ impl Inode {
         to_result(unsafe { bindings::sync_inode_metadata(self.as_ptr(), 1) })
     }
 
+    /// Whether the file is known to have no privileges that a write takes from it (`IS_NOSEC`).
+    pub fn has_no_privileges(&self) -> bool {
+        // SAFETY: By the type invariant the inode is alive.  The word may change meanwhile, as it
+        // may for C code that looks at it.
+        let flags = unsafe { (&raw const (*self.as_ptr()).i_flags).read_volatile() };
+
+        flags & bindings::S_NOSEC != 0
+    }
+
     /// Takes `i_rwsem` shared: file data and size stay as they are until the guard is dropped.
     ///
     /// May sleep.
@@ -127,6 +136,17 @@ impl Inode {
             inode: self,
             _not_send: NotThreadSafe,
         }
+    }
+
+    /// As [`Inode::lock_shared`], if that is possible at once.
+    pub fn try_lock_shared(&self) -> Option<SharedGuard<'_>> {
+        // SAFETY: By the type invariant the inode is alive.
+        let taken = unsafe { bindings::inode_trylock_shared(self.as_ptr()) };
+
+        (taken != 0).then(|| SharedGuard {
+            inode: self,
+            _not_send: NotThreadSafe,
+        })
     }
 
     /// Takes `i_rwsem` exclusively.
@@ -160,6 +180,20 @@ impl Inode {
     }
 }
 
+/// Something that shows that `i_rwsem` of an inode is held: [`SharedGuard`] or [`Exclusive`].
+pub trait Lock<'a>: private::Sealed {
+    /// Whether nobody else holds it.
+    const IS_EXCLUSIVE: bool;
+
+    /// The inode that is locked.
+    fn inode(&self) -> &'a Inode;
+}
+
+mod private {
+    /// Keeps [`super::Lock`] to the types here.
+    pub trait Sealed {}
+}
+
 /// Holds `i_rwsem` of an inode shared.
 ///
 /// A function that needs the lock takes the guard by reference.
@@ -174,6 +208,16 @@ impl<'a> SharedGuard<'a> {
     /// The inode that is locked.
     #[inline]
     pub fn inode(&self) -> &'a Inode {
+        self.inode
+    }
+}
+
+impl private::Sealed for SharedGuard<'_> {}
+
+impl<'a> Lock<'a> for SharedGuard<'a> {
+    const IS_EXCLUSIVE: bool = false;
+
+    fn inode(&self) -> &'a Inode {
         self.inode
     }
 }
@@ -218,6 +262,22 @@ impl<'a> Exclusive<'a> {
         unsafe { bindings::i_size_write(self.inode.as_ptr(), size) };
     }
 
+    /// Takes note that the file has no privileges that a write takes from it (`S_NOSEC`), so that
+    /// the next write need not look for them.
+    ///
+    /// To be called when [`super::WriteRequest::modified`] has just stripped them, by filesystems
+    /// that nobody else can give a file privileges behind.
+    pub fn note_no_privileges(&self) {
+        let inode = self.inode.as_ptr();
+
+        // SAFETY: The inode is alive, and the lock that protects these flags is held.
+        unsafe {
+            if !bindings::is_sxid((*inode).i_mode) {
+                (*inode).i_flags |= bindings::S_NOSEC;
+            }
+        }
+    }
+
     /// Waits for direct I/O that is in flight.  None can start while the lock is held.
     ///
     /// May sleep.
@@ -241,6 +301,16 @@ impl<'a> Exclusive<'a> {
     pub fn file_modified(&self, file: &LocalFile) -> Result {
         // SAFETY: The file is open, and the lock that the function wants is held for its inode.
         to_result(unsafe { bindings::file_modified(file.as_ptr()) })
+    }
+}
+
+impl private::Sealed for Exclusive<'_> {}
+
+impl<'a> Lock<'a> for Exclusive<'a> {
+    const IS_EXCLUSIVE: bool = true;
+
+    fn inode(&self) -> &'a Inode {
+        self.inode
     }
 }
 

@@ -9,7 +9,8 @@
 //! [`Operations`] is what a filesystem implements to have its files read, [`WriteOperations`] and
 //! [`WritebackOperations`] what it adds to have them written.  [`AddressSpaceOperations`] is the
 //! page cache's side of a file; [`file_buffered_write`], [`page_mkwrite`], [`zero_range`] and
-//! [`unshare_range`] make it dirty; [`fiemap`], [`seek_hole`] and [`seek_data`] report on its
+//! [`unshare_range`] make it dirty; [`file_direct_read`] and [`file_direct_write`] go past it, for
+//! which there is [`DirectOperations`]; [`fiemap`], [`seek_hole`] and [`seek_data`] report on
 //! mappings.
 //!
 //! # Devices
@@ -69,6 +70,18 @@ use core::marker::PhantomData;
 
 mod buffered;
 pub use self::buffered::AddressSpaceOperations;
+
+mod direct;
+pub use self::direct::{
+    file_direct_read,
+    file_direct_write,
+    DirectFlag,
+    DirectFlags,
+    DirectOperations,
+    Submitted,
+    WrittenFlag,
+    WrittenFlags, //
+};
 
 mod ioend;
 pub use self::ioend::{Ioend, IoendList};
@@ -138,6 +151,8 @@ impl_flags!(
         Merged = bindings::IOMAP_F_MERGED,
         /// I/O must not be merged with that of the mapping before.
         Boundary = bindings::IOMAP_F_BOUNDARY,
+        /// The device writes the range in one piece, or not at all.
+        AtomicBio = bindings::IOMAP_F_ATOMIC_BIO,
         /// Set by fs/iomap: the operation changed the size of the file.
         SizeChanged = bindings::IOMAP_F_SIZE_CHANGED,
         /// Set by fs/iomap: the mapping was found to be no longer true.

@@ -8,6 +8,7 @@
 use crate::{
     bindings,
     error::{to_result, Result},
+    ffi::c_ulong,
     fs::{
         file::{LocalFile, Offset},
         inode::{Exclusive, Inode}, //
@@ -23,6 +24,16 @@ impl Inode {
     pub fn write_back(&self, start: Offset, end: Offset) -> Result {
         // SAFETY: By the type invariant the inode is alive, and its mapping with it.
         to_result(unsafe { bindings::filemap_write_and_wait_range(self.mapping(), start, end) })
+    }
+
+    /// Drops clean folios from `start` to `end`, both included, as far as that is possible at once
+    /// (`invalidate_mapping_pages`).
+    pub fn forget_clean(&self, start: Offset, end: Offset) {
+        // CAST: A page number has fewer bits than an offset, which is not negative here.
+        let page = |offset: Offset| (offset.unsigned_abs() >> bindings::PAGE_SHIFT) as c_ulong;
+
+        // SAFETY: By the type invariant the inode is alive, and its mapping with it.
+        unsafe { bindings::invalidate_mapping_pages(self.mapping(), page(start), page(end)) };
     }
 
     /// Takes `invalidate_lock` exclusively: no folio enters the page cache, and no page fault gets

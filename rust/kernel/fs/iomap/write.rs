@@ -5,12 +5,12 @@
 use super::{Operations, OperationsVTable};
 use crate::{
     bindings,
-    error::{to_result, Error, Result},
+    error::{to_result, Result},
     fs::{
         file::Offset,
         inode::{Exclusive, Inode},
         pagecache::Invalidate,
-        write::WriteRequest, //
+        request::{length_or_error, WriteRequest}, //
     },
 };
 use core::marker::PhantomData;
@@ -61,7 +61,7 @@ pub fn file_buffered_write<T: WriteOperations>(
     let (iocb, from) = request.as_raw();
     // SAFETY: Both pointers are good by the type invariant of `WriteRequest`, the inode is locked,
     // and the tables live for ever.
-    let written = unsafe {
+    length_or_error(unsafe {
         bindings::iomap_file_buffered_write(
             iocb,
             from,
@@ -69,10 +69,7 @@ pub fn file_buffered_write<T: WriteOperations>(
             &WriteVTable::<T>::OPS,
             core::ptr::null_mut(),
         )
-    };
-
-    // CAST: Error numbers are small.
-    usize::try_from(written).map_err(|_| Error::from_errno(written as i32))
+    })
 }
 
 /// Zeroes `length` bytes from `pos` in the page cache, except where there is nothing to zero.
