@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{Immutable, IntoBytes};
 
 /// A registered backing file or device, as named in mappings and in replies to OPEN.
@@ -55,6 +56,8 @@ pub struct Negotiated {
 pub struct Connection {
     fd: OwnedFd,
     negotiated: OnceLock<Negotiated>,
+    /// What CONFIG settled.
+    extensions: AtomicU64,
     counters: Counters,
 }
 
@@ -63,6 +66,7 @@ impl Connection {
         Self {
             fd,
             negotiated: OnceLock::new(),
+            extensions: AtomicU64::new(0),
             counters: Counters::default(),
         }
     }
@@ -85,6 +89,21 @@ impl Connection {
     /// Whether all these [`wire::init`] flags were agreed on.
     pub fn has(&self, flags: u64) -> bool {
         self.negotiated().is_some_and(|n| n.flags & flags == flags)
+    }
+
+    pub(crate) fn set_extensions(&self, extensions: u64) {
+        self.extensions.store(extensions, Ordering::Release);
+    }
+
+    /// The extensions that were agreed on; none before CONFIG. See
+    /// [`wire::iomap_config::EXTENSIONS`].
+    pub fn extensions(&self) -> u64 {
+        self.extensions.load(Ordering::Acquire)
+    }
+
+    /// Whether all these extensions were agreed on.
+    pub fn has_extensions(&self, extensions: u64) -> bool {
+        self.extensions() & extensions == extensions
     }
 
     /// How often each opcode was received, and what became of it.
@@ -221,7 +240,8 @@ impl Connection {
     }
 
     /// Puts mappings into the kernel's cache of an inode. Use [`Mapping::no_cache`] for a side
-    /// that is to stay as it is.
+    /// that is to stay as it is. `ENOENT` if the kernel has no such inode (any more), `EUCLEAN` if a
+    /// mapping breaks a rule.
     pub fn iomap_upsert(
         &self,
         nodeid: u64,
@@ -235,11 +255,14 @@ impl Connection {
             read: read.to_wire(),
             write: write.to_wire(),
         };
-        self.notify_struct(notify::IOMAP_UPSERT_MAPPINGS, &body)
+        let result = self.notify_struct(notify::IOMAP_UPSERT_MAPPINGS, &body);
+        self.counters.count_upsert(result.is_ok());
+        result
     }
 
     /// Drops mappings from the kernel's cache of an inode. A length of 0 leaves that side alone,
-    /// [`INVAL_TO_EOF`] reaches to the end of the file.
+    /// [`INVAL_TO_EOF`] reaches to the end of the file. Once this returns, no operation that begins
+    /// uses them.
     pub fn iomap_inval(
         &self,
         nodeid: u64,
@@ -253,7 +276,9 @@ impl Connection {
             read,
             write,
         };
-        self.notify_struct(notify::IOMAP_INVAL_MAPPINGS, &body)
+        let result = self.notify_struct(notify::IOMAP_INVAL_MAPPINGS, &body);
+        self.counters.count_inval(result.is_ok());
+        result
     }
 }
 

@@ -15,6 +15,14 @@ pub struct Counters {
     malformed: AtomicU64,
     errors: AtomicU64,
     refused: AtomicU64,
+    /// What the IOENDs told of.
+    ioends: AtomicU64,
+    /// Mappings that followed replies to BEGIN.
+    more: AtomicU64,
+    upserts: AtomicU64,
+    invals: AtomicU64,
+    /// Notifications about mappings that the kernel did not take.
+    notify_errors: AtomicU64,
     /// What the server counts itself.
     own: Mutex<Vec<(&'static str, Arc<AtomicU64>)>>,
 }
@@ -27,6 +35,11 @@ impl Default for Counters {
             malformed: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            ioends: AtomicU64::new(0),
+            more: AtomicU64::new(0),
+            upserts: AtomicU64::new(0),
+            invals: AtomicU64::new(0),
+            notify_errors: AtomicU64::new(0),
             own: Mutex::default(),
         }
     }
@@ -48,6 +61,27 @@ impl Counters {
 
     pub(crate) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_ioends(&self, records: usize) {
+        self.ioends.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_more(&self, mappings: usize) {
+        self.more.fetch_add(mappings as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_upsert(&self, taken: bool) {
+        self.count_notification(&self.upserts, taken);
+    }
+
+    pub(crate) fn count_inval(&self, taken: bool) {
+        self.count_notification(&self.invals, taken);
+    }
+
+    fn count_notification(&self, sent: &AtomicU64, taken: bool) {
+        let counter = if taken { sent } else { &self.notify_errors };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many requests with this opcode were received.
@@ -75,6 +109,31 @@ impl Counters {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Completions that were told; with BATCH_IOEND there are several in one request.
+    pub fn ioend_records(&self) -> u64 {
+        self.ioends.load(Ordering::Relaxed)
+    }
+
+    /// Mappings that followed replies to BEGIN.
+    pub fn more_mappings(&self) -> u64 {
+        self.more.load(Ordering::Relaxed)
+    }
+
+    /// Upserts that the kernel took.
+    pub fn upserts(&self) -> u64 {
+        self.upserts.load(Ordering::Relaxed)
+    }
+
+    /// Invalidations of mappings that the kernel took.
+    pub fn invals(&self) -> u64 {
+        self.invals.load(Ordering::Relaxed)
+    }
+
+    /// Upserts and invalidations that the kernel refused.
+    pub fn notify_errors(&self) -> u64 {
+        self.notify_errors.load(Ordering::Relaxed)
+    }
+
     /// A counter of the server's own, shown with the others under `name`, even while it is zero.
     pub fn own(&self, name: &'static str) -> Arc<AtomicU64> {
         let counter = Arc::new(AtomicU64::new(0));
@@ -97,6 +156,11 @@ impl Counters {
                 ("malformed", self.malformed()),
                 ("errors", self.errors()),
                 ("refused", self.refused()),
+                ("ioend_records", self.ioend_records()),
+                ("more_mappings", self.more_mappings()),
+                ("upserts", self.upserts()),
+                ("invals", self.invals()),
+                ("notify_errors", self.notify_errors()),
             ])
             .filter(|(_, value)| *value != 0)
             .chain(own)

@@ -258,17 +258,23 @@ impl<F: Filesystem + ?Sized> Dispatcher<'_, F> {
                 Ok(())
             }
             opcode::IOMAP_BEGIN => {
-                let reply = fs.iomap_begin(req, node, &a.take()?)?;
+                let mut reply = fs.iomap_begin(req, node, &a.take()?)?;
+                reply.limit(self.connection.extensions());
                 put(out, &reply.to_wire());
                 for mapping in &reply.more {
                     put(out, &mapping.to_wire());
                 }
+                self.connection.counters().count_more(reply.more.len());
                 Ok(())
             }
             opcode::IOMAP_END => fs.iomap_end(req, node, &a.take()?),
             opcode::IOMAP_IOEND => self.ioend(req, a, out),
             opcode::IOMAP_CONFIG => {
-                put(out, &fs.iomap_config(req, &a.take()?)?);
+                let arg: IomapConfigIn = a.take()?;
+                let reply = fs.iomap_config(req, &arg)?.to_wire();
+                let extensions = reply.flags & arg.flags & iomap_config::EXTENSIONS;
+                self.connection.set_extensions(extensions);
+                put(out, &reply);
                 Ok(())
             }
             opcode::FREEZE_FS => {
@@ -335,14 +341,20 @@ impl<F: Filesystem + ?Sized> Dispatcher<'_, F> {
 
     /// One record, or several if BATCH_IOEND was negotiated; as many sizes go back.
     fn ioend(&self, req: &Request, args: &mut Args<'_>, out: &mut Vec<u8>) -> Result<()> {
-        loop {
-            let record = args.take()?;
-            let newsize = self.fs.iomap_ioend(req, req.nodeid(), &record)?;
-            put(out, &IomapIoendOut { newsize });
-            if args.is_empty() {
-                return Ok(());
+        let mut records: Vec<IomapIoendIn> = vec![args.take()?];
+        if self.connection.has_extensions(iomap_config::BATCH_IOEND) {
+            while !args.is_empty() {
+                records.push(args.take()?);
             }
+        } else {
+            args.nothing_more()?;
         }
+        self.connection.counters().count_ioends(records.len());
+        let sizes = self.fs.iomap_ioends(req, req.nodeid(), &records)?;
+        for newsize in sizes {
+            put(out, &IomapIoendOut { newsize });
+        }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! What a server implements.
 
 use crate::Result;
+use crate::config::ConfigReply;
 use crate::connection::Connection;
 use crate::dir::{DirBuffer, DirPlusBuffer};
 use crate::mapping::BeginReply;
@@ -413,7 +414,13 @@ pub trait Filesystem: Send + Sync + 'static {
     /// - `ZERO`: part of a block is to be zeroed; holes and unwritten blocks may be answered as they
     ///   are;
     /// - `WRITE | WRITEBACK`: dirty pages are to be written, so `write` must have an address by now
-    ///   (a hole makes the kernel drop them).
+    ///   (a hole makes the kernel drop them);
+    /// - `WRITE | DIRECT`: data goes to the device next, so this must have an address, too. Inline
+    ///   data has to get a block.
+    ///
+    /// What is marked with [`BeginReply::cached`] has to be true until the kernel itself changes it
+    /// or is told otherwise. So an answer must be found and sent in the order of the changes that
+    /// were answered.
     fn iomap_begin(&self, req: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
         Err(Errno::NOSYS)
     }
@@ -433,8 +440,23 @@ pub trait Filesystem: Send + Sync + 'static {
         Err(Errno::NOSYS)
     }
 
-    /// What the filesystem is like. `ENOSYS`, the default, keeps the kernel's defaults.
-    fn iomap_config(&self, req: &Request, args: &IomapConfigIn) -> Result<IomapConfigOut> {
+    /// Completions of several writes to a node, told together: what [`Filesystem::iomap_ioend`] does
+    /// for each, and as many sizes in the same order. Several come only if
+    /// [`BATCH_IOEND`](wire::iomap_config::BATCH_IOEND) was agreed on. An error is that of all of
+    /// them. The default goes through them one by one.
+    fn iomap_ioends(
+        &self,
+        req: &Request,
+        nodeid: u64,
+        records: &[IomapIoendIn],
+    ) -> Result<Vec<u64>> {
+        let one = |record| self.iomap_ioend(req, nodeid, record);
+        records.iter().map(one).collect()
+    }
+
+    /// What the filesystem is like and which extensions it uses; asked once, before anything that
+    /// is about a file. `ENOSYS`, the default, keeps the kernel's defaults and uses none.
+    fn iomap_config(&self, req: &Request, args: &IomapConfigIn) -> Result<ConfigReply> {
         Err(Errno::NOSYS)
     }
 

@@ -19,6 +19,12 @@
 //!    regular files, and `blksize` to the size of the file's blocks.
 //! 5. Answer [`Filesystem::iomap_begin`] with [`Mapping`]s.
 //!
+//! A kernel that knows mappings already does not ask. To make use of that, accept
+//! [`wire::iomap_config::CACHE_REPLIES`] in [`Filesystem::iomap_config`] and mark the mappings with
+//! [`BeginReply::cached`]; or put them into the kernel's cache with [`Connection::iomap_upsert`]. What
+//! the kernel itself makes untrue (truncation, fallocate(2), completions) it forgets by itself; a
+//! server that moves blocks of its own accord tells it with [`Connection::iomap_inval`].
+//!
 //! [`Session::mount`] mounts it and [`Session::run`] serves it until it is unmounted.
 //! `examples/onefile.rs` is a complete server.
 //!
@@ -59,6 +65,7 @@
 //! here panics on what the kernel sends.
 #![deny(unsafe_code)]
 
+mod config;
 mod connection;
 mod counters;
 mod dir;
@@ -73,6 +80,7 @@ mod request;
 mod session;
 pub mod wire;
 
+pub use config::ConfigReply;
 pub use connection::{BackingId, BackingType, Connection, Negotiated};
 pub use counters::Counters;
 pub use dir::{DirBuffer, DirPlusBuffer, FileKind};

@@ -2,7 +2,10 @@
 //! Mappings, built so that only well-formed ones come out.
 
 use crate::connection::BackingId;
-use crate::wire::{ADDR_NULL, DEV_NULL, IomapBeginOut, IomapIo, iomap_flags, iomap_type};
+use crate::wire::{
+    ADDR_NULL, DEV_NULL, IomapBeginOut, IomapIo, MAX_MORE_MAPPINGS, iomap_config, iomap_flags,
+    iomap_type,
+};
 
 /// One mapping of a file range: where its data is, or why there is none.
 ///
@@ -85,6 +88,15 @@ impl Mapping {
         self.with_flags(iomap_flags::CACHE)
     }
 
+    /// The same mapping for a kernel that has agreed on these extensions.
+    #[must_use]
+    const fn for_extensions(mut self, extensions: u64) -> Self {
+        if extensions & iomap_config::CACHE_REPLIES == 0 {
+            self.0.flags &= !iomap_flags::CACHE;
+        }
+        self
+    }
+
     /// File offset of the first byte.
     pub const fn offset(&self) -> u64 {
         self.0.offset
@@ -119,8 +131,9 @@ pub struct BeginReply {
     pub read: Mapping,
     /// Where to write.
     pub write: Mapping,
-    /// Mappings that follow `read`, contiguous and ascending. Only if
-    /// [`BATCH_MAPPINGS`](crate::wire::iomap_config::BATCH_MAPPINGS) was negotiated.
+    /// Mappings that follow `read`, contiguous and ascending, which the kernel caches. They are
+    /// sent only if [`BATCH_MAPPINGS`](crate::wire::iomap_config::BATCH_MAPPINGS) was negotiated,
+    /// and as far as there is room for them ([`MAX_MORE_MAPPINGS`]).
     pub more: Vec<Mapping>,
 }
 
@@ -137,6 +150,29 @@ impl BeginReply {
             read,
             write,
             more: Vec::new(),
+        }
+    }
+
+    /// The same reply with both sides marked for the kernel's mapping cache.
+    #[must_use]
+    pub fn cached(mut self) -> Self {
+        self.read = self.read.cached();
+        self.write = self.write.cached();
+        self
+    }
+
+    /// What of the reply a kernel understands that has agreed on these extensions. Mappings for the
+    /// cache are only hints, so nothing is lost but time.
+    pub(crate) fn limit(&mut self, extensions: u64) {
+        self.read = self.read.for_extensions(extensions);
+        self.write = self.write.for_extensions(extensions);
+        let room = match extensions & iomap_config::BATCH_MAPPINGS {
+            0 => 0,
+            _ => MAX_MORE_MAPPINGS,
+        };
+        self.more.truncate(room);
+        for mapping in &mut self.more {
+            *mapping = mapping.for_extensions(extensions);
         }
     }
 
@@ -181,6 +217,26 @@ mod tests {
             assert_eq!(m.to_wire().addr, ADDR_NULL);
             assert_eq!(m.to_wire().dev, DEV_NULL);
         }
+    }
+
+    #[test]
+    fn a_kernel_gets_only_what_it_has_agreed_on() {
+        let reply = || {
+            let mut reply = BeginReply::read(Mapping::hole(0, 4096)).cached();
+            reply.more = vec![Mapping::hole(4096, 4096).cached(); 200];
+            reply
+        };
+        let mut all = reply();
+        all.limit(iomap_config::EXTENSIONS);
+        assert_eq!(all.read.to_wire().flags, iomap_flags::CACHE);
+        assert_eq!(all.write.to_wire().flags, iomap_flags::CACHE);
+        assert_eq!(all.more.len(), 126);
+        let mut none = reply();
+        none.limit(0);
+        assert_eq!(none, BeginReply::read(Mapping::hole(0, 4096)));
+        let mut batch = reply();
+        batch.limit(iomap_config::BATCH_MAPPINGS);
+        assert_eq!(batch.more, [Mapping::hole(4096, 4096); 126]);
     }
 
     #[test]

@@ -103,6 +103,15 @@ impl<'a> Args<'a> {
         self.rest.is_empty()
     }
 
+    /// The request must end here.
+    pub(crate) const fn nothing_more(&mut self) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.broken = true;
+        Err(MALFORMED)
+    }
+
     /// Whether the request turned out to be malformed.
     pub(crate) const fn is_broken(&self) -> bool {
         self.broken

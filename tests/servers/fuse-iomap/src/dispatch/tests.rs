@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::request;
-use crate::{AttrReply, BeginReply, IoctlReply, Mapping};
+use crate::{AttrReply, BeginReply, ConfigReply, IoctlReply, Mapping};
 use std::ffi::OsStr;
 use zerocopy::FromBytes;
 
@@ -68,6 +68,10 @@ impl Filesystem for Fs {
             return Err(Errno::NOSPC);
         }
         Ok(args.pos.wrapping_add(args.written))
+    }
+
+    fn iomap_config(&self, _: &Request, args: &IomapConfigIn) -> Result<ConfigReply> {
+        Ok(ConfigReply::new().extensions(args, args.maxbytes as u64))
     }
 
     fn setattr(&self, _: &Request, _: u64, args: &SetattrIn) -> Result<AttrReply> {
@@ -249,27 +253,70 @@ fn setxattr_has_two_forms() {
     assert_eq!(answer_on(&connection, opcode::SETXATTR, &args).0, 0);
 }
 
+/// A connection whose kernel offers all extensions and whose server takes these.
+fn extended(extensions: u64) -> Connection {
+    let connection = connection();
+    let config = IomapConfigIn {
+        flags: u64::MAX,
+        // The server above takes what this says.
+        maxbytes: extensions as i64,
+        ..Default::default()
+    };
+    let (error, out) = answer_on(&connection, opcode::IOMAP_CONFIG, config.as_bytes());
+    assert_eq!((error, out.len()), (0, 104));
+    assert_eq!(out[..8], extensions.to_ne_bytes());
+    assert_eq!(connection.extensions(), extensions);
+    connection
+}
+
 #[test]
 fn iomap_answers_are_laid_out_as_in_the_protocol() {
     let begin = IomapBeginIn {
         pos: 8192,
         ..Default::default()
     };
-    let (error, out) = answer(opcode::IOMAP_BEGIN, begin.as_bytes());
+    let batching = extended(iomap_config::BATCH_MAPPINGS);
+    let (error, out) = answer_on(&batching, opcode::IOMAP_BEGIN, begin.as_bytes());
     assert_eq!((error, out.len()), (0, 96));
     assert_eq!(out[64..72], 12_288u64.to_ne_bytes());
+    assert_eq!(batching.counters().more_mappings(), 1);
+    let (error, out) = answer(opcode::IOMAP_BEGIN, begin.as_bytes());
+    assert_eq!((error, out.len()), (0, 64));
+}
 
+#[test]
+fn several_ioends_come_only_where_that_was_agreed_on() {
     let record = |pos| IomapIoendIn {
         pos,
         written: 100,
         ..Default::default()
     };
     let two = [record(0), record(1000)];
-    let (error, out) = answer(opcode::IOMAP_IOEND, two.as_bytes());
+    let batching = extended(iomap_config::BATCH_IOEND);
+    let (error, out) = answer_on(&batching, opcode::IOMAP_IOEND, two.as_bytes());
     assert_eq!(error, 0);
     assert_eq!(out, [100u64.to_ne_bytes(), 1100u64.to_ne_bytes()].concat());
-    assert_eq!(answer(opcode::IOMAP_IOEND, &two.as_bytes()[..95]).0, -5);
-    assert_eq!(answer(opcode::IOMAP_IOEND, b"").0, -5);
+    assert_eq!(batching.counters().get(opcode::IOMAP_IOEND), 1);
+    assert_eq!(batching.counters().ioend_records(), 2);
+    let cut = &two.as_bytes()[..95];
+    assert_eq!(answer_on(&batching, opcode::IOMAP_IOEND, cut).0, -5);
+    assert_eq!(answer_on(&batching, opcode::IOMAP_IOEND, b"").0, -5);
+    assert_eq!(answer(opcode::IOMAP_IOEND, two.as_bytes()).0, -5);
+    let (error, out) = answer(opcode::IOMAP_IOEND, two[1].as_bytes());
+    assert_eq!((error, out), (0, 1100u64.to_ne_bytes().to_vec()));
+}
+
+#[test]
+fn a_server_cannot_take_what_was_not_offered() {
+    let connection = connection();
+    let config = IomapConfigIn {
+        flags: iomap_config::CACHE_MAXBYTES | iomap_config::CACHE_REPLIES,
+        maxbytes: -1,
+        ..Default::default()
+    };
+    let (error, _) = answer_on(&connection, opcode::IOMAP_CONFIG, config.as_bytes());
+    assert_eq!(error, 0);
+    assert_eq!(connection.extensions(), iomap_config::CACHE_REPLIES);
 }
 
 #[test]
@@ -279,7 +326,8 @@ fn an_ioend_is_refused_as_a_whole() {
         ..Default::default()
     };
     let records = [IomapIoendIn::default(), failed];
-    let (error, out) = answer(opcode::IOMAP_IOEND, records.as_bytes());
+    let batching = extended(iomap_config::BATCH_IOEND);
+    let (error, out) = answer_on(&batching, opcode::IOMAP_IOEND, records.as_bytes());
     assert_eq!((error, out.len()), (-28, 0));
 }
 

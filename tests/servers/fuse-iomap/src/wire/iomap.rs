@@ -109,7 +109,12 @@ pub mod iomap_config {
     pub const BATCH_MAPPINGS: u64 = 1 << 33;
     /// Extension: one IOEND may carry several records.
     pub const BATCH_IOEND: u64 = 1 << 34;
+    /// All extensions.
+    pub const EXTENSIONS: u64 = CACHE_REPLIES | BATCH_MAPPINGS | BATCH_IOEND;
 }
+
+/// Most mappings that may follow a BEGIN reply: with it, they fill 4096 bytes.
+pub const MAX_MORE_MAPPINGS: usize = (4096 - size_of::<IomapBeginOut>()) / size_of::<IomapIo>();
 
 /// Flags of ioctl IOMAP_SUPPORT.
 pub mod iomap_support {

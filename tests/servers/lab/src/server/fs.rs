@@ -8,7 +8,7 @@ use crate::scenario::{ExtentKind, ExtentSpec};
 use crate::store::{Answer, Side};
 use fuse_iomap::wire::*;
 use fuse_iomap::{
-    AttrReply, BackingType, BeginReply, Connection, DirBuffer, DirPlusBuffer, Entry, Errno,
+    AttrReply, BackingType, BeginReply, ConfigReply, Connection, DirBuffer, DirPlusBuffer, Entry, Errno,
     FileKind, Filesystem, InitConfig, Mapping, Opened, Request, Result,
 };
 use std::ffi::OsStr;
@@ -444,13 +444,9 @@ impl Filesystem for LabFs {
         lock(&self.0.store).reflink(nodeid, args.nodeid_out, args)
     }
 
-    fn iomap_config(&self, _: &Request, _: &IomapConfigIn) -> Result<IomapConfigOut> {
-        let s_maxbytes = self.0.options.maxbytes.ok_or(Errno::NOSYS)?;
-        Ok(IomapConfigOut {
-            flags: iomap_config::MAXBYTES,
-            s_maxbytes,
-            ..Default::default()
-        })
+    fn iomap_config(&self, _: &Request, _: &IomapConfigIn) -> Result<ConfigReply> {
+        let maxbytes = self.0.options.maxbytes.ok_or(Errno::NOSYS)?;
+        Ok(ConfigReply::new().maxbytes(maxbytes))
     }
 
     fn iomap_begin(&self, _: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
