@@ -107,38 +107,47 @@ impl Volume {
         })
     }
 
-    /// Data is on the device: lets it be read, and moves the end of the file. Returns the size on disk.
-    pub fn data_written(&self, ino: u32, written: &Written) -> Result<u64> {
-        let Some(end) = written.pos.checked_add(written.len) else {
-            return refuse(errno::EINVAL);
-        };
-        if end > self.max_size() {
-            return refuse(errno::EFBIG);
+    /// Data is on the device: lets it be read, and moves the end of the file. Returns the size on disk
+    /// after each piece; all of them are one operation.
+    pub fn data_written(&self, ino: u32, pieces: &[Written]) -> Result<Vec<u64>> {
+        for piece in pieces {
+            match piece.pos.checked_add(piece.len) {
+                None => return refuse(errno::EINVAL),
+                Some(end) if end > self.max_size() => return refuse(errno::EFBIG),
+                Some(_) => {}
+            }
         }
-        if !written.unwritten && !written.append {
+        if pieces.iter().all(|piece| !piece.unwritten && !piece.append) {
             let _shared = self.shared();
-            return Ok(self.size(&self.regular(ino)?));
+            let size = self.size(&self.regular(ino)?);
+            return Ok(vec![size; pieces.len()]);
         }
         let block_size = u64::from(self.block_size());
         self.transact(|txn| {
             self.regular(ino)?;
             txn.may_dip = true;
             let mut inode = txn.edit(ino)?;
-            if written.unwritten {
-                inode.check_extents()?;
-                let (from, to) = (written.pos / block_size, end.div_ceil(block_size));
-                txn.transform(&mut inode, from, to, |piece| {
-                    Some(Extent {
-                        unwritten: false,
-                        ..piece
-                    })
-                })?;
-            }
-            if written.append && inode.size() < end {
-                inode.set_size(end);
+            let mut sizes = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                // The sum was checked above.
+                let end = piece.pos.saturating_add(piece.len);
+                if piece.unwritten {
+                    inode.check_extents()?;
+                    let (from, to) = (piece.pos / block_size, end.div_ceil(block_size));
+                    txn.transform(&mut inode, from, to, |piece| {
+                        Some(Extent {
+                            unwritten: false,
+                            ..piece
+                        })
+                    })?;
+                }
+                if piece.append && inode.size() < end {
+                    inode.set_size(end);
+                }
+                sizes.push(inode.size());
             }
             txn.store(&mut inode)?;
-            Ok(inode.size())
+            Ok(sizes)
         })
     }
 
@@ -195,7 +204,7 @@ impl Volume {
                 unwritten: matches!(run.target, Target::Unwritten(_)),
                 append: true,
             };
-            self.data_written(ino, &written)?;
+            self.data_written(ino, &[written])?;
             done += part.len();
         }
         Ok(())

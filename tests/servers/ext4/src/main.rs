@@ -81,6 +81,7 @@ fn serve(options: Options) -> io::Result<()> {
         volume.clone(),
         options.iomap,
         options.writeback_cache,
+        options.caching,
         Box::new(on_ready),
     );
     let result = Session::mount(server, &options.mountpoint, &mount, session)

@@ -245,8 +245,8 @@ impl Volume {
         Ok(())
     }
 
-    /// Extents and holes, from the tree: the run around `block`, starting at it. The run is as long
-    /// as one leaf can say.
+    /// Extents and holes, from the tree: the run around `block`, which for a hole starts at it. The run
+    /// is as long as one leaf can say.
     fn extent_run(&self, inode: &Inode, block: u64) -> Result<Run> {
         let ino = inode.ino();
         let root = Node::parse(inode.i_block(), ino)?;
@@ -271,7 +271,7 @@ impl Volume {
         if let Some(index) = found {
             let run = node.extent(index).run();
             if block < run.end() {
-                let mut run = run.from(block);
+                let mut run = run;
                 for next in after..node.entries {
                     if !run.join(&node.extent(next).run()) {
                         break;
@@ -359,6 +359,11 @@ impl Volume {
     /// What is at file block `block`, joined with what carries on behind it until at least
     /// `enough` is reached. A run that begins below `enough` may end far beyond it.
     pub fn run(&self, inode: &Inode, block: u64, enough: u64) -> Result<Run> {
+        Ok(self.run_around(inode, block, enough)?.from(block))
+    }
+
+    /// The same with what lies before `block` in the same extent.
+    pub fn run_around(&self, inode: &Inode, block: u64, enough: u64) -> Result<Run> {
         if inode.is_inline() {
             return corrupt(format!("inode {}: inline data has no blocks", inode.ino()));
         }
@@ -377,7 +382,7 @@ impl Volume {
         // A hole goes on until something is found: its end is what the caller wants to know. Data
         // goes on for as long as it was asked for, because every further leaf costs a read.
         while run.end() < MAX_BLOCKS && (run.end() < enough || run.target == Target::Hole) {
-            let next = step(run.end())?;
+            let next = step(run.end())?.from(run.end());
             if !run.join(&next) {
                 break;
             }

@@ -6,7 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use crate::server::IomapMode;
+use fuse_iomap::wire::MAX_MORE_MAPPINGS;
+
+use crate::server::{CacheMode, Caching, IomapMode};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -18,6 +20,11 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   --no-iomap         serve data by FUSE_READ and FUSE_WRITE, as other FUSE filesystems do
   --writeback-cache  with --no-iomap: the kernel may keep written data for a while
   --require-iomap    fail unless the kernel offers iomap (else fall back to those)
+  --cache HOW        how mappings get into the kernel's cache: off, upsert (by notifications) or
+                     replies (default: with the answers to the kernel's questions)
+  --cache-bytes N    most memory that the mappings of one file take there
+  --batch-mappings N most further mappings in one answer, 0 to 126 (default: 64)
+  --batch-ioend HOW  on or off: may completions come several at a time (default: on)
   --threads N        worker threads (default: one per CPU, at least 2)
   --ro               mount read-only, as with -o ro; the device is then never written
   -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
@@ -43,6 +50,8 @@ pub struct Options {
     pub iomap: IomapMode,
     /// Data that is not on iomap may wait in the kernel's cache before it is written.
     pub writeback_cache: bool,
+    /// What the kernel may remember of mappings.
+    pub caching: Caching,
     /// Worker threads, if given.
     pub threads: Option<usize>,
     /// Mount for writing or not, if that was said.
@@ -71,6 +80,7 @@ impl Options {
             mountpoint: PathBuf::new(),
             iomap: IomapMode::Auto,
             writeback_cache: false,
+            caching: Caching::default(),
             threads: None,
             write: None,
             allow_other: true,
@@ -95,6 +105,34 @@ impl Options {
                     let threads = parsed.filter(|n| (1..=256).contains(n));
                     options.threads =
                         Some(threads.ok_or("--threads takes a number from 1 to 256")?);
+                }
+                Some("--cache") => {
+                    options.caching.mode = match value("--cache")?.to_str() {
+                        Some("off") => CacheMode::Off,
+                        Some("upsert") => CacheMode::Upsert,
+                        Some("replies") => CacheMode::Replies,
+                        _ => return Err("--cache takes off, upsert or replies".to_owned()),
+                    };
+                }
+                Some("--cache-bytes") => {
+                    let bytes = value("--cache-bytes")?;
+                    let bytes = bytes.to_str().and_then(|n| n.parse().ok());
+                    options.caching.bytes =
+                        Some(bytes.ok_or("--cache-bytes takes a number of 32 bits")?);
+                }
+                Some("--batch-mappings") => {
+                    let most = value("--batch-mappings")?;
+                    let most = most.to_str().and_then(|n| n.parse().ok());
+                    options.caching.batch_mappings = most
+                        .filter(|n| *n <= MAX_MORE_MAPPINGS)
+                        .ok_or("--batch-mappings takes a number from 0 to 126")?;
+                }
+                Some("--batch-ioend") => {
+                    options.caching.batch_ioend = match value("--batch-ioend")?.to_str() {
+                        Some("on") => true,
+                        Some("off") => false,
+                        _ => return Err("--batch-ioend takes on or off".to_owned()),
+                    };
                 }
                 Some("--ro") => options.write = Some(false),
                 Some("-o") => options.mount_options(&value("-o")?)?,
@@ -178,6 +216,18 @@ mod tests {
     }
 
     #[test]
+    fn caching_is_by_default_and_can_be_changed() {
+        let caching = |line: &str| parse(line).unwrap().unwrap().caching;
+        let default = caching("a b");
+        assert_eq!(default.mode, CacheMode::Replies);
+        assert!(default.batch_ioend && default.batch_mappings > 0 && default.bytes.is_none());
+        let line = "--cache upsert --cache-bytes 4096 --batch-mappings 0 --batch-ioend off a b";
+        let other = caching(line);
+        assert_eq!((other.mode, other.bytes), (CacheMode::Upsert, Some(4096)));
+        assert!(!other.batch_ioend && other.batch_mappings == 0);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for line in [
             "",
@@ -188,6 +238,10 @@ mod tests {
             "-o x a b",
             "a b --stats",
             "--writeback-cache a b",
+            "--cache maybe a b",
+            "--cache-bytes -1 a b",
+            "--batch-mappings 127 a b",
+            "--batch-ioend a b",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

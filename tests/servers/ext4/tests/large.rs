@@ -75,21 +75,29 @@ fn a_deep_extent_tree() {
     for at in (1..order.len()).rev() {
         order.swap(at, random.below(at + 1));
     }
+    // Completions come one by one, and several at a time.
+    let mut pieces = Vec::new();
     for (number, block) in order.iter().enumerate() {
         let run = volume
             .blocks_for_write(ino, *block, block + 1, false)
             .unwrap();
         assert!(matches!(run.target, Target::Unwritten(_)));
         if number % 3 == 0 {
-            let written = Written {
+            pieces.push(Written {
                 pos: block * BLOCK,
                 len: BLOCK,
                 unwritten: true,
                 append: true,
-            };
-            volume.data_written(ino, &written).unwrap();
+            });
+            if pieces.len() > number % 7 {
+                let sizes = volume.data_written(ino, &pieces).unwrap();
+                assert_eq!(sizes.len(), pieces.len());
+                assert!(sizes.is_sorted() && sizes[0] >= pieces[0].pos + BLOCK);
+                pieces.clear();
+            }
         }
     }
+    volume.data_written(ino, &pieces).unwrap();
     volume.truncate(ino, LAST * BLOCK).unwrap();
     let written: BTreeSet<u64> = order.iter().step_by(3).copied().collect();
     let check = |volume: &Volume, step: usize| {

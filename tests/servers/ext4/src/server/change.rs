@@ -4,18 +4,18 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
 use fuse_iomap::{
-    BeginReply, Entry, Errno, Mapping, Opened, Request, Result,
+    BackingId, Entry, Errno, Mapping, Opened, Request, Result,
     wire::{
-        FallocateIn, IomapConfigOut, IomapIoendIn, SetattrIn, SetxattrIn, WriteIn, fattr, fopen,
-        iomap_config, iomap_ioend, iomap_op,
+        FallocateIn, IomapIoendIn, SetattrIn, SetxattrIn, WriteIn, fattr, fopen, iomap_ioend,
+        iomap_op,
     },
 };
 
 use ext4_volume::{
     data::{Change, Written},
-    inode::Time,
+    inode::{Inode, Time},
     map::{Run, Target},
-    names::{LINK_MAX, NewInode},
+    names::NewInode,
     resize,
 };
 
@@ -27,6 +27,19 @@ const OPENED: Opened = Opened {
     flags: fopen::KEEP_CACHE | fopen::NOFLUSH,
     backing_id: 0,
 };
+
+/// What a completion comes to.
+fn written(record: &IomapIoendIn) -> Written {
+    // Data that did not arrive leaves its blocks unwritten, and they read as zeros.
+    let arrived = record.error == 0;
+    let has = |flag| arrived && record.flags & flag != 0;
+    Written {
+        pos: record.pos,
+        len: if arrived { record.written } else { 0 },
+        unwritten: has(iomap_ioend::UNWRITTEN),
+        append: has(iomap_ioend::APPEND),
+    }
+}
 
 impl Server {
     /// Ends the use of the volume.
@@ -104,71 +117,52 @@ impl Server {
         count(&stats.begin_bytes, mapping.length());
     }
 
-    /// Where to write from block `first` up to byte `end`. New blocks are always unwritten, so that
-    /// nobody reads what was there before.
-    pub(super) fn begin_write(
+    pub(super) fn count_write(&self, write: bool) {
+        if let Some(running) = self.running.get() {
+            count(&running.stats.begin_for_write, u64::from(write));
+        }
+    }
+
+    /// What is at the block `first` and around it. The caller holds the volume's lock.
+    pub(super) fn find(
         &self,
         nodeid: u64,
         first: u64,
         end: u64,
-        opflags: u32,
-    ) -> Result<BeginReply> {
-        let ino = inode_number(nodeid)?;
-        let device = {
-            let _shared = self.volume.shared();
-            let inode = self.inode(nodeid)?;
-            self.iomap(&inode).ok_or(Errno::INVAL)?
-        };
-        let block_size = u64::from(self.volume.block_size());
-        // Writeback knows what it needs, and a file may be closed already.
-        let ahead = opflags & iomap_op::WRITEBACK == 0;
-        let run = self
-            .volume
-            .blocks_for_write(ino, first, end.div_ceil(block_size), ahead)
-            .map_err(|err| self.fail(err))?;
-        let mapping = self.mapping(&run, device, 0, end);
-        self.count_begin(&run, &mapping);
-        if let Some(running) = self.running.get() {
-            count(&running.stats.begin_for_write, 1);
-        }
-        Ok(BeginReply::read(mapping))
+    ) -> Result<(Inode, BackingId, Run)> {
+        let inode = self.inode(nodeid)?;
+        let device = self.iomap(&inode).ok_or(Errno::INVAL)?;
+        let run = self.volume.run_around(&inode, first, end);
+        Ok((inode, device, run.map_err(|err| self.fail(err))?))
     }
 
-    pub(super) fn ioend(&self, nodeid: u64, args: &IomapIoendIn) -> Result<u64> {
+    /// Sees to blocks for a write to the blocks from `first` up to `end`. They are always unwritten, so
+    /// that nobody reads what was there before.
+    pub(super) fn fill_hole(&self, nodeid: u64, first: u64, end: u64, opflags: u32) -> Result<()> {
+        // Writeback knows what it needs, and a file may be closed already.
+        let ahead = opflags & iomap_op::WRITEBACK == 0;
+        let filled = self
+            .volume
+            .blocks_for_write(inode_number(nodeid)?, first, end, ahead);
+        filled.map(|_| ()).map_err(|err| self.fail(err))
+    }
+
+    pub(super) fn ioends(&self, nodeid: u64, records: &[IomapIoendIn]) -> Result<Vec<u64>> {
         let ino = inode_number(nodeid)?;
-        if args.flags & iomap_ioend::SHARED != 0 {
+        let shared = |record: &IomapIoendIn| record.flags & iomap_ioend::SHARED != 0;
+        if records.iter().any(shared) {
             // No block has two owners here.
             return Err(Errno::INVAL);
         }
-        // Data that did not arrive leaves its blocks unwritten, and they read as zeros.
-        let good = args.error == 0;
-        let written = Written {
-            pos: args.pos,
-            len: args.written,
-            unwritten: good && args.flags & iomap_ioend::UNWRITTEN != 0,
-            append: good && args.flags & iomap_ioend::APPEND != 0,
-        };
+        let written: Vec<Written> = records.iter().map(written).collect();
         if let Some(running) = self.running.get() {
-            count(&running.stats.ioend_unwritten, u64::from(written.unwritten));
-            count(&running.stats.ioend_append, u64::from(written.append));
+            let sum =
+                |flag: fn(&Written) -> bool| written.iter().filter(|w| flag(w)).count() as u64;
+            count(&running.stats.ioend_unwritten, sum(|w| w.unwritten));
+            count(&running.stats.ioend_append, sum(|w| w.append));
         }
-        let size = self.volume.data_written(ino, &written);
-        size.map_err(|err| self.fail(err))
-    }
-
-    pub(super) fn config(&self) -> IomapConfigOut {
-        IomapConfigOut {
-            flags: iomap_config::UUID
-                | iomap_config::BLOCKSIZE
-                | iomap_config::MAX_LINKS
-                | iomap_config::MAXBYTES,
-            s_uuid: self.volume.uuid(),
-            s_uuid_len: 16,
-            s_blocksize: self.volume.block_size(),
-            s_max_links: u32::from(LINK_MAX),
-            s_maxbytes: i64::try_from(self.volume.max_size()).unwrap_or(i64::MAX),
-            ..Default::default()
-        }
+        let sizes = self.volume.data_written(ino, &written);
+        sizes.map_err(|err| self.fail(err))
     }
 
     /// Whether the kernel moves and zeroes this inode's data.

@@ -4,12 +4,12 @@
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, sync::Arc};
 
 use fuse_iomap::{
-    AttrReply, BackingType, BeginReply, Connection, DirBuffer, DirPlusBuffer, Entry, Errno,
-    FileKind, Filesystem, InitConfig, IoctlReply, Opened, Request, Result,
+    AttrReply, BackingType, BeginReply, ConfigReply, Connection, DirBuffer, DirPlusBuffer, Entry,
+    Errno, FileKind, Filesystem, InitConfig, IoctlReply, Opened, Request, Result,
     wire::{
         Attr, CreateIn, FallocateIn, FsyncIn, GetattrIn, IoctlIn, IomapBeginIn, IomapConfigIn,
-        IomapConfigOut, IomapIoendIn, Kstatfs, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn,
-        SetattrIn, SetxattrIn, Statx, StatxIn, StatxOut, SxTime, WriteIn, init, iomap_op,
+        IomapIoendIn, Kstatfs, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, SetattrIn, SetxattrIn,
+        Statx, StatxIn, StatxOut, SxTime, WriteIn, init, iomap_op,
     },
 };
 
@@ -75,7 +75,11 @@ impl Filesystem for Server {
         };
         let stats = Stats::new(connection);
         // INIT comes once, so the cell is empty.
-        let _ = self.running.set(Running { stats, device });
+        let _ = self.running.set(Running {
+            stats,
+            connection: connection.clone(),
+            device,
+        });
         self.volume.start_committer()?;
         (self.on_ready)();
         Ok(())
@@ -340,29 +344,30 @@ impl Filesystem for Server {
         let first = args.pos / block_size;
         // Offsets are signed in the kernel, so neither of these can wrap there; here they must not.
         let end = args.pos.saturating_add(args.count).min(i64::MAX as u64);
-        if args.opflags & iomap_op::WRITE != 0 {
-            return self.begin_write(nodeid, first, end, args.opflags);
-        }
+        let end = end.div_ceil(block_size);
         // Zeroing a part of a block needs to know where it is, and nothing else: what is not there, or
         // not written, reads as zeros.
+        let write = args.opflags & iomap_op::WRITE != 0;
+        self.count_write(write);
+        {
+            let _shared = self.volume.shared();
+            let (inode, device, run) = self.find(nodeid, first, end)?;
+            if !write || run.target != Target::Hole {
+                return Ok(self.answer(nodeid, args, (&inode, device), &run));
+            }
+        }
+        self.fill_hole(nodeid, first, end, args.opflags)?;
         let _shared = self.volume.shared();
-        let inode = self.inode(nodeid)?;
-        let device = self.iomap(&inode).ok_or(Errno::INVAL)?;
-        let run = self
-            .volume
-            .run(&inode, first, end.div_ceil(block_size))
-            .map_err(|err| self.fail(err))?;
-        let mapping = self.mapping(&run, device, self.volume.size(&inode), end);
-        self.count_begin(&run, &mapping);
-        Ok(BeginReply::read(mapping))
+        let (inode, device, run) = self.find(nodeid, first, end)?;
+        Ok(self.answer(nodeid, args, (&inode, device), &run))
     }
 
-    fn iomap_ioend(&self, _: &Request, nodeid: u64, args: &IomapIoendIn) -> Result<u64> {
-        self.ioend(nodeid, args)
+    fn iomap_ioends(&self, _: &Request, nodeid: u64, records: &[IomapIoendIn]) -> Result<Vec<u64>> {
+        self.ioends(nodeid, records)
     }
 
-    fn iomap_config(&self, _: &Request, _: &IomapConfigIn) -> Result<IomapConfigOut> {
-        Ok(self.config())
+    fn iomap_config(&self, _: &Request, args: &IomapConfigIn) -> Result<ConfigReply> {
+        Ok(self.config(args))
     }
 
     fn setattr(&self, _: &Request, nodeid: u64, args: &SetattrIn) -> Result<AttrReply> {

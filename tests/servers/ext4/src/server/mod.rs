@@ -6,13 +6,15 @@
 //! about. A writable volume counts how often the kernel was told of an inode, because one without a name
 //! lives until the kernel has forgotten it.
 //!
-//! The kernel's requests are in `fs`, and what those that change something need is in `change`.
+//! The kernel's requests are in `fs`, and what those that change something need is in `change`; what the
+//! kernel may remember is in `cache`.
 
+mod cache;
 mod change;
 mod fs;
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, Mutex, OnceLock,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 use std::time::Duration;
@@ -27,6 +29,8 @@ use ext4_volume::{
     inode::{Inode, ROOT, flags},
     map::{Run, Target},
 };
+
+pub use cache::{CacheMode, Caching};
 
 /// How long the kernel may trust what it was told: for as long as the mount exists.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -87,6 +91,7 @@ fn count(counter: &AtomicU64, by: u64) {
 /// What exists only once INIT was answered.
 struct Running {
     stats: Stats,
+    connection: Arc<Connection>,
     /// The device as the kernel knows it; `None` without iomap.
     device: Option<BackingId>,
 }
@@ -96,7 +101,10 @@ pub struct Server {
     volume: Arc<Volume>,
     mode: IomapMode,
     writeback_cache: bool,
+    caching: Caching,
     running: OnceLock<Running>,
+    /// The BEGIN that was last answered by an upsert: node, position, operation flags.
+    retried: Mutex<Option<(u64, u64, u32)>>,
     complaints: AtomicU32,
     on_ready: Box<dyn Fn() + Send + Sync>,
 }
@@ -154,13 +162,16 @@ impl Server {
         volume: Arc<Volume>,
         mode: IomapMode,
         writeback_cache: bool,
+        caching: Caching,
         on_ready: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
         Self {
             volume,
             mode,
             writeback_cache,
+            caching,
             running: OnceLock::new(),
+            retried: Mutex::default(),
             complaints: AtomicU32::new(0),
             on_ready,
         }

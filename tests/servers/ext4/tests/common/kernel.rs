@@ -272,9 +272,9 @@ impl Kernel {
                     unwritten,
                     append: end > size,
                 };
-                let result = self.volume.data_written(ino, &written);
+                let result = self.volume.data_written(ino, &[written]);
                 match self.fits(result) {
-                    Some(now) => assert_eq!(now, size.max(end)),
+                    Some(now) => assert_eq!(now, [size.max(end)]),
                     None => return false,
                 }
             }

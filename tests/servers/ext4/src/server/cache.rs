@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! What the kernel may remember of the answers to BEGIN, so that it need not ask again.
+//!
+//! Nothing has to be invalidated: blocks move only by requests of the kernel, which forgets what they
+//! change by itself, and what was allocated ahead of need is taken back only from files that the
+//! kernel has forgotten.
+
+use std::sync::PoisonError;
+
+use fuse_iomap::{
+    BackingId, BeginReply, ConfigReply, Mapping,
+    wire::{IomapBeginIn, IomapConfigIn, MAX_MORE_MAPPINGS, iomap_config, iomap_op},
+};
+
+use ext4_volume::{
+    inode::Inode,
+    map::{Run, Target},
+    names::LINK_MAX,
+};
+
+use super::Server;
+
+/// How mappings get into the kernel's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Not at all.
+    Off,
+    /// By notifications, after which the kernel looks again; needs no extension of the protocol.
+    Upsert,
+    /// With the answers to BEGIN.
+    Replies,
+}
+
+/// What is used of the kernel's cache of mappings, and of batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Caching {
+    /// How mappings get there.
+    pub mode: CacheMode,
+    /// At most this many further mappings go with an answer.
+    pub batch_mappings: usize,
+    /// Completions may come together.
+    pub batch_ioend: bool,
+    /// Most memory for the mappings of one file, if not what the kernel takes by itself.
+    pub bytes: Option<u32>,
+}
+
+impl Default for Caching {
+    fn default() -> Self {
+        Self {
+            mode: CacheMode::Replies,
+            batch_mappings: 64,
+            batch_ioend: true,
+            bytes: None,
+        }
+    }
+}
+
+impl Caching {
+    fn extensions(&self) -> u64 {
+        let mut all = 0;
+        if self.mode == CacheMode::Replies {
+            all |= iomap_config::CACHE_REPLIES;
+            if self.batch_mappings > 0 {
+                all |= iomap_config::BATCH_MAPPINGS;
+            }
+        }
+        if self.batch_ioend {
+            all |= iomap_config::BATCH_IOEND;
+        }
+        all
+    }
+}
+
+/// The kernel looks these up without its cache.
+const ALWAYS_ASKED: u32 = iomap_op::SWAPFILE | iomap_op::ATOMIC;
+
+impl Server {
+    pub(super) fn config(&self, request: &IomapConfigIn) -> ConfigReply {
+        let caching = &self.caching;
+        let reply = ConfigReply::new()
+            .extensions(request, caching.extensions())
+            .uuid(self.volume.uuid())
+            .block_size(self.volume.block_size())
+            .max_links(u32::from(LINK_MAX))
+            .maxbytes(i64::try_from(self.volume.max_size()).unwrap_or(i64::MAX));
+        match caching {
+            Caching {
+                mode: CacheMode::Off,
+                ..
+            } => reply.cache_maxbytes(0),
+            Caching {
+                bytes: Some(bytes), ..
+            } => reply.cache_maxbytes(*bytes),
+            _ => reply,
+        }
+    }
+
+    /// The answer that says what a run is. The caller holds the volume's lock.
+    pub(super) fn answer(
+        &self,
+        nodeid: u64,
+        args: &IomapBeginIn,
+        (inode, device): (&Inode, BackingId),
+        run: &Run,
+    ) -> BeginReply {
+        let end = args.pos.saturating_add(args.count);
+        let size = self.volume.size(inode);
+        let read = self.mapping(run, device, size, end);
+        self.count_begin(run, &read);
+        let reply = match run.target {
+            // Where it is to be written is said even though it is the same: an older answer that is
+            // still on its way may say that there is a hole to read.
+            Target::Unwritten(_) => BeginReply::read_write(read, read),
+            Target::Mapped(_) | Target::Hole => BeginReply::read(read),
+        };
+        if args.opflags & ALWAYS_ASKED != 0 {
+            return reply;
+        }
+        match self.caching.mode {
+            CacheMode::Off => reply,
+            CacheMode::Replies => {
+                let mut reply = reply;
+                if args.opflags & iomap_op::WRITEBACK == 0 {
+                    self.add_more(&mut reply, (inode, device), run);
+                }
+                if run.target == Target::Hole {
+                    reply.read = reply.read.cached();
+                    return reply;
+                }
+                reply.cached()
+            }
+            CacheMode::Upsert => self.upsert(nodeid, args, reply, run),
+        }
+    }
+
+    /// Adds what follows in the file, as far as it is cheap to find.
+    fn add_more(&self, reply: &mut BeginReply, (inode, device): (&Inode, BackingId), run: &Run) {
+        let block_size = u64::from(self.volume.block_size());
+        let most = self.caching.batch_mappings.min(MAX_MORE_MAPPINGS);
+        let size = self.volume.size(inode);
+        let end = size.div_ceil(block_size);
+        let mut at = run.end();
+        let mut in_place = matches!(run.target, Target::Mapped(_));
+        while at < end && reply.more.len() < most {
+            // Damage is told to whoever wants to know what is there.
+            let Ok(next) = self.volume.run(inode, at, at + 1) else {
+                return;
+            };
+            let mapping = self.mapping(&next, device, size, 0);
+            in_place = in_place && matches!(next.target, Target::Mapped(_));
+            if in_place {
+                // What is written here goes where the mappings behind this one say.
+                let start = reply.read.offset();
+                reply.write = Mapping::pure_overwrite(start, mapping.end() - start);
+            }
+            reply.more.push(mapping.cached());
+            at = next.end();
+        }
+    }
+
+    /// Tells the kernel by a notification, and then to look for it.
+    fn upsert(&self, nodeid: u64, args: &IomapBeginIn, reply: BeginReply, run: &Run) -> BeginReply {
+        let asked = (nodeid, args.pos, args.opflags);
+        let mut last = self.retried.lock().unwrap_or_else(PoisonError::into_inner);
+        // If the kernel did not find it, its cache is too small.
+        if self.caching.bytes == Some(0) || last.replace(asked) == Some(asked) {
+            *last = None;
+            return reply;
+        }
+        drop(last);
+        let Some(running) = self.running.get() else {
+            return reply;
+        };
+        let (offset, length) = (reply.read.offset(), reply.read.length());
+        let write = match run.target {
+            Target::Hole => Mapping::no_cache(offset, length),
+            _ => reply.write,
+        };
+        // The inode has the number that `attr` says.
+        let Ok(ino) = super::inode_number(nodeid) else {
+            return reply;
+        };
+        let told = running
+            .connection
+            .iomap_upsert(nodeid, ino.into(), reply.read, write);
+        // For a write, the hole that is left has to be told as such.
+        if told.is_err() || args.opflags & iomap_op::WRITE != 0 && run.target == Target::Hole {
+            return reply;
+        }
+        BeginReply::read(Mapping::retry_cache(offset, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_follow_from_the_options() {
+        let with = |mode, batch_mappings, batch_ioend| {
+            let caching = Caching {
+                mode,
+                batch_mappings,
+                batch_ioend,
+                bytes: None,
+            };
+            caching.extensions()
+        };
+        assert_eq!(
+            Caching::default().extensions(),
+            iomap_config::EXTENSIONS,
+            "all are used by default"
+        );
+        assert_eq!(with(CacheMode::Off, 64, false), 0);
+        assert_eq!(with(CacheMode::Upsert, 64, true), iomap_config::BATCH_IOEND);
+        assert_eq!(
+            with(CacheMode::Replies, 0, false),
+            iomap_config::CACHE_REPLIES
+        );
+    }
+}
