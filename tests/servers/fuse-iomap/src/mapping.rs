@@ -81,6 +81,13 @@ impl Mapping {
         self
     }
 
+    /// The same mapping without these [`iomap_flags`].
+    #[must_use]
+    pub const fn without_flags(mut self, flags: u16) -> Self {
+        self.0.flags &= !flags;
+        self
+    }
+
     /// The same mapping, marked for the kernel's mapping cache. Only meaningful if
     /// [`CACHE_REPLIES`](crate::wire::iomap_config::CACHE_REPLIES) was negotiated.
     #[must_use]
@@ -90,9 +97,9 @@ impl Mapping {
 
     /// The same mapping for a kernel that has agreed on these extensions.
     #[must_use]
-    const fn for_extensions(mut self, extensions: u64) -> Self {
+    const fn for_extensions(self, extensions: u64) -> Self {
         if extensions & iomap_config::CACHE_REPLIES == 0 {
-            self.0.flags &= !iomap_flags::CACHE;
+            return self.without_flags(iomap_flags::CACHE);
         }
         self
     }

@@ -7,6 +7,7 @@
 //! protocol forbids. [`client`] starts a server and talks to it over its [`control`] channel.
 #![forbid(unsafe_code)]
 
+pub mod caching;
 pub mod client;
 pub mod control;
 pub mod devices;

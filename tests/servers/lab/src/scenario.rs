@@ -18,6 +18,7 @@
 //! }
 //! ```
 
+use crate::caching::CacheSpec;
 use crate::misbehave::{RandomSpec, Rule};
 use crate::store::Policy;
 use fuse_iomap::wire::iomap_type;
@@ -89,8 +90,11 @@ pub struct Options {
     pub readdirplus: bool,
     /// Seconds for which names and attributes are valid.
     pub valid_secs: u64,
-    /// What IOMAP_CONFIG answers as `s_maxbytes`; without it, CONFIG answers ENOSYS.
+    /// What IOMAP_CONFIG answers as `s_maxbytes`.
     pub maxbytes: Option<i64>,
+    /// What is used of the kernel's cache of mappings. Without this and `maxbytes`, CONFIG answers
+    /// ENOSYS.
+    pub cache: Option<CacheSpec>,
     /// Accept O_TRUNC in OPEN.
     pub atomic_o_trunc: bool,
     /// How files are made in the root, and in what is made there; without it, nothing can be made.
@@ -117,6 +121,7 @@ impl Default for Options {
             readdirplus: true,
             valid_secs: 3600,
             maxbytes: None,
+            cache: None,
             atomic_o_trunc: false,
             policy: None,
             fill: false,

@@ -6,6 +6,7 @@
 //! the protocol, or wrote where no file ever was.
 
 use fuse_iomap::{MountOptions, Session, SessionOptions};
+use lab::caching::CacheSpec;
 use lab::devices;
 use lab::scenario::{DeviceSpec, Scenario};
 use lab::server::{Lab, LabFs};
@@ -25,6 +26,10 @@ const USAGE: &str = "usage: lab serve --device DEV [--device DEV2] [OPTIONS] MOU
   --no-fill             do not fill the devices with poison; then strays are not noticed
   --poison-again        fill blocks with poison when they are used again
   --want-end            have END sent for every write
+  --cache off|upsert|replies|eager  how mappings get into the kernel's cache (replies)
+  --cache-bytes N       most memory for the mappings of one file there
+  --batch-mappings N    most further mappings in one answer (126)
+  --batch-ioend on|off  completions may come together (on)
   --atomic-o-trunc      have O_TRUNC come with OPEN where that is allowed
   --seed N              of all random decisions (1)
   --threads N           worker threads (4)
@@ -52,6 +57,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Serve, String> {
         ..Scenario::default()
     };
     let mut policy = Policy::default();
+    let mut cache = CacheSpec::default();
     let mut counters = None;
     let mut mountpoint = None;
     scenario.options.fill = true;
@@ -82,12 +88,17 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Serve, String> {
             "--seed" => scenario.seed = number(value()?)?,
             "--threads" => options.threads = number(value()?)? as usize,
             "--counters" => counters = Some(PathBuf::from(value()?)),
-            _ if arg.starts_with("--") => return Err(format!("{arg}: no such option\n{USAGE}")),
+            _ if arg.starts_with("--") => {
+                if !cache.set(&arg, &value().unwrap_or_default())? {
+                    return Err(format!("{arg}: no such option\n{USAGE}"));
+                }
+            }
             _ => mountpoint = Some(PathBuf::from(arg)),
         }
     }
     options.prepare = options.fill;
     options.policy = Some(policy);
+    options.cache = Some(cache);
     if scenario.devices.is_empty() {
         return Err(USAGE.into());
     }
@@ -144,6 +155,7 @@ pub fn run() -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lab::caching::CacheMode;
 
     fn args(text: &str) -> Result<Serve, String> {
         parse(text.split_whitespace().map(str::to_owned))
@@ -158,6 +170,19 @@ mod tests {
         assert_eq!((policy.style, policy.cow_dev), (Style::Cow, Some(1)));
         assert_eq!((policy.blksize, s.scenario.devices.len()), (512, 2));
         assert!(s.scenario.options.fill);
+        let cached = args("--cache eager --batch-mappings 3 --device /dev/a /mnt");
+        let cached = cached
+            .unwrap_or_else(|e| panic!("{e}"))
+            .scenario
+            .options
+            .cache;
+        let want = CacheSpec {
+            mode: CacheMode::Eager,
+            batch_mappings: 3,
+            ..CacheSpec::default()
+        };
+        assert_eq!(cached, Some(want));
+        assert!(args("--cache maybe --device /dev/a /mnt").is_err());
         assert!(args("--device /dev/a").is_err());
         assert!(args("/mnt").is_err());
         assert!(args("--device /dev/a --policy wrong /mnt").is_err());

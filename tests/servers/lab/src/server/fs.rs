@@ -8,8 +8,8 @@ use crate::scenario::{ExtentKind, ExtentSpec};
 use crate::store::{Answer, Side};
 use fuse_iomap::wire::*;
 use fuse_iomap::{
-    AttrReply, BackingType, BeginReply, ConfigReply, Connection, DirBuffer, DirPlusBuffer, Entry, Errno,
-    FileKind, Filesystem, InitConfig, Mapping, Opened, Request, Result,
+    AttrReply, BackingType, BeginReply, ConfigReply, Connection, DirBuffer, DirPlusBuffer, Entry,
+    Errno, FileKind, Filesystem, InitConfig, Mapping, Opened, Request, Result,
 };
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -68,12 +68,16 @@ impl Lab {
         Ok(mapping.with_flags(side.flags))
     }
 
-    fn stored_reply(&self, answer: &Answer) -> Result<BeginReply> {
+    pub(super) fn stored_reply(&self, answer: &Answer) -> Result<BeginReply> {
         let read = self.stored_side(&answer.read)?;
-        Ok(match &answer.write {
+        let mut reply = match &answer.write {
             Some(write) => BeginReply::read_write(read, self.stored_side(write)?),
             None => BeginReply::read(read),
-        })
+        };
+        reply.write = reply.write.with_flags(answer.write_flags);
+        let more = answer.more.iter().map(|side| self.stored_side(side));
+        reply.more = more.collect::<Result<_>>()?;
+        Ok(reply)
     }
 
     fn check_begin(&self, nodeid: u64, args: &IomapBeginIn) {
@@ -160,6 +164,7 @@ impl Filesystem for LabFs {
             devices: ids.iter().map(|id| id.get()).collect(),
         };
         let _ = lab.ids.set(ids);
+        lab.be_restless();
         if let Some(on_ready) = lab.on_ready.get() {
             on_ready(&ready);
         }
@@ -441,12 +446,12 @@ impl Filesystem for LabFs {
         self.0.refused(opcode::COPY_FILE_RANGE)?;
         self.0.stored(nodeid)?;
         self.0.stored(args.nodeid_out)?;
-        lock(&self.0.store).reflink(nodeid, args.nodeid_out, args)
+        self.0
+            .with_store(|store| store.reflink(nodeid, args.nodeid_out, args))
     }
 
-    fn iomap_config(&self, _: &Request, _: &IomapConfigIn) -> Result<ConfigReply> {
-        let maxbytes = self.0.options.maxbytes.ok_or(Errno::NOSYS)?;
-        Ok(ConfigReply::new().maxbytes(maxbytes))
+    fn iomap_config(&self, _: &Request, args: &IomapConfigIn) -> Result<ConfigReply> {
+        self.0.config(args)
     }
 
     fn iomap_begin(&self, _: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
@@ -463,10 +468,7 @@ impl Filesystem for LabFs {
         }
         drop(begins);
         let model = match &node.kind {
-            Kind::Stored => {
-                let answer = lock(&self.0.store).begin(nodeid, args)?;
-                return self.0.stored_reply(&answer);
-            }
+            Kind::Stored => return self.0.begin(nodeid, args),
             Kind::Extents(model) => model,
             _ => {
                 self.0
@@ -503,7 +505,7 @@ impl Filesystem for LabFs {
         }
         drop(ends);
         if matches!(node.kind, Kind::Stored) && args.opflags & CHANGING != 0 {
-            lock(&self.0.store).end(nodeid, args)?;
+            self.0.with_store(|store| store.end(nodeid, args))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The filesystem that a scenario describes.
 
+mod cache;
 mod fs;
 mod node;
 mod tree;
@@ -10,6 +11,7 @@ use crate::devices::Device;
 use crate::model::FileModel;
 use crate::oracle::Context;
 use crate::pattern::{MEMORY, Pattern};
+use crate::random::Random;
 use crate::scenario::{InodeKind, InodeSpec, Options, Scenario};
 use crate::store::space::Habits;
 use crate::store::{FileMap, Policy, Store, Tally};
@@ -49,6 +51,9 @@ pub struct Lab {
     refusals: Mutex<HashMap<u32, i32>>,
     options: Options,
     on_ready: OnceLock<OnReady>,
+    random: Mutex<Random>,
+    /// The BEGIN that was last answered by an upsert: node, position, operation flags.
+    retried: Mutex<Option<(u64, u64, u32)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,6 +104,8 @@ impl Lab {
             refusals: Mutex::default(),
             options: options.clone(),
             on_ready: OnceLock::new(),
+            random: Mutex::new(Random::new(scenario.seed)),
+            retried: Mutex::default(),
         };
         for spec in &scenario.inodes {
             lab.add(scenario, spec)
@@ -244,8 +251,8 @@ impl Lab {
     /// Makes an invisible clone of a file, whose blocks are shared from then on.
     pub fn snapshot(&self, nodeid: u64) -> std::result::Result<(), String> {
         let id = CLONES + self.new_id();
-        let mut store = lock(&self.store);
-        store.clone_file(nodeid, id).map_err(|e| e.to_string())
+        self.with_store(|store| store.clone_file(nodeid, id))
+            .map_err(|e| e.to_string())
     }
 
     /// Gives up all of those.

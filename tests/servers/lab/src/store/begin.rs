@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Answers to BEGIN and END.
 
+use super::cache::ALWAYS_ASKED;
 use super::extents::{Piece, Place, State};
 use super::file::{Answer, File, Grant, Side};
 use super::space::Space;
@@ -11,6 +12,12 @@ use std::ops::Range;
 
 /// Longest piece of a reservation that gets its blocks at once.
 const MOST_AT_ONCE: u64 = 1 << 20;
+
+/// Data goes to the device next, so there must be blocks, which nobody else may see before.
+const fn is_direct(opflags: u32) -> bool {
+    const DIRECT_WRITE: u32 = iomap_op::WRITE | iomap_op::DIRECT;
+    opflags & DIRECT_WRITE == DIRECT_WRITE
+}
 
 impl Store {
     /// Answers BEGIN.
@@ -37,7 +44,10 @@ impl Store {
         if writeback && !file.dirtied {
             wrong.push("WRITEBACK of a file that nobody wrote to");
         }
-        let answer = if writeback {
+        if writeback && opflags & iomap_op::DIRECT != 0 {
+            wrong.push("WRITEBACK together with DIRECT");
+        }
+        let mut answer = if writeback {
             self.tally.writebacks += 1;
             file.begin_writeback(&mut self.space, &asked)
         } else if write || zero {
@@ -51,6 +61,12 @@ impl Store {
         } else {
             Ok(file.answer_as_is(file.map.get(asked.start), &asked))
         };
+        if let (Some(most), Ok(answer)) = (self.cached, &mut answer) {
+            if opflags & ALWAYS_ASKED == 0 {
+                file.mark(&self.space, answer, asked.start, opflags, most);
+            }
+        }
+        self.gather(id);
         for what in wrong {
             self.violation(id, &format!("BEGIN: {what}: {args:?}"));
         }
@@ -66,7 +82,8 @@ impl Store {
             .iter()
             .position(|g| g.opflags == args.opflags && g.pos == args.pos);
         let writes = args.opflags & (iomap_op::WRITE | iomap_op::ZERO) != 0;
-        if writes && known.is_none() && !file.forgetful() {
+        let caching = self.cached.is_some();
+        if writes && known.is_none() && !file.forgetful() && !caching {
             wrong.push("END for what was not begun");
         }
         if !file.plausible(&args.map) {
@@ -82,9 +99,10 @@ impl Store {
             let block = file.block();
             let from = keep.next_multiple_of(block).max(own.start);
             if written < args.count && from < own.end {
-                file.give_back(&mut self.space, from..own.end);
+                file.give_back(&mut self.space, from..own.end, caching);
             }
         }
+        self.gather(id);
         for what in wrong {
             self.violation(id, &format!("{what}: {args:?}"));
         }
@@ -92,7 +110,7 @@ impl Store {
     }
 }
 
-fn side(piece: &Piece, state: Option<State>, flags: u16) -> Side {
+pub(super) fn side(piece: &Piece, state: Option<State>, flags: u16) -> Side {
     let (kind, place) = match state {
         None => (iomap_type::HOLE, None),
         Some(State::Reserved) => (iomap_type::DELALLOC, None),
@@ -122,10 +140,7 @@ impl File {
             None => piece.within(&(piece.start..asked.end.max(asked.start + self.block()))),
             Some(_) => piece,
         };
-        Answer {
-            read: side(&piece, piece.state, self.end_flag()),
-            write: None,
-        }
+        Answer::new(side(&piece, piece.state, self.end_flag()), None)
     }
 
     const fn end_flag(&self) -> u16 {
@@ -137,7 +152,7 @@ impl File {
     }
 
     /// Whether a block must not be overwritten where it is, and how far that goes.
-    fn must_move(&self, space: &Space, piece: &Piece) -> (bool, Range<u64>) {
+    pub(super) fn must_move(&self, space: &Space, piece: &Piece) -> (bool, Range<u64>) {
         let Some(State::Written(place)) = piece.state else {
             return (false, piece.range());
         };
@@ -165,19 +180,19 @@ impl File {
     }
 
     /// The answer that sends a write of shared blocks elsewhere.
-    fn answer_staged(&self, staged: Piece) -> Answer {
+    pub(super) fn answer_staged(&self, staged: Piece) -> Answer {
         let old = self.map.get(staged.start).within(&staged.range());
         // Both sides are as long as the shorter one, since each is what it says only there.
         let new = staged.within(&old.range());
         let shared = iomap_flags::SHARED;
-        Answer {
-            read: side(&old, old.state, shared),
-            write: Some(side(&new, new.state, shared | self.end_flag())),
-        }
+        Answer::new(
+            side(&old, old.state, shared),
+            Some(side(&new, new.state, shared | self.end_flag())),
+        )
     }
 
     /// The staged blocks at a position, cut to what the map has in one piece there.
-    fn staged_at(&self, pos: u64) -> Option<Piece> {
+    pub(super) fn staged_at(&self, pos: u64) -> Option<Piece> {
         let staged = self.staged.get(pos);
         staged.state?;
         let old = self.map.get(pos);
@@ -186,8 +201,7 @@ impl File {
 
     fn begin_writeback(&mut self, space: &mut Space, asked: &Range<u64>) -> Result<Answer> {
         let answer = self.writeback_answer(space, asked)?;
-        let to = answer.write.as_ref().unwrap_or(&answer.read);
-        let told = to.start..to.end;
+        let told = answer.target();
         // Whatever writeback was told of may be written there.
         self.forget_grants(&told);
         self.issued.set(told, State::Reserved);
@@ -217,6 +231,7 @@ impl File {
                 let addr = place.addr + by;
                 let state = State::Written(Place { addr, ..place });
                 self.map.set(here.range(), state);
+                self.becomes_data(here.range());
                 Ok(self.answer_as_is(self.map.get(asked.start), asked))
             }
             Some(State::Reserved) | None => {
@@ -230,11 +245,12 @@ impl File {
                     }
                 };
                 let (place, range) = self.allocate(space, self.policy.dev, &range)?;
-                let state = match self.policy.style {
-                    Style::InPlace => State::Written(place),
-                    _ => State::Unwritten(place),
-                };
-                self.map.set(range, state);
+                if self.policy.style == Style::InPlace {
+                    self.map.set(range.clone(), State::Written(place));
+                    self.becomes_data(range);
+                } else {
+                    self.map.set(range, State::Unwritten(place));
+                }
                 Ok(self.answer_as_is(self.map.get(asked.start), asked))
             }
         }
@@ -249,6 +265,9 @@ impl File {
         self.forget_grants(asked);
         let mut own = None;
         let answer = self.write_answer(space, asked, args.opflags, &mut own);
+        if let (true, Ok(answer)) = (is_direct(args.opflags), &answer) {
+            self.issued.set(answer.target(), State::Reserved);
+        }
         self.remember(Grant {
             opflags: args.opflags,
             pos: args.pos,
@@ -275,21 +294,34 @@ impl File {
             *own = Some(staged.range());
             return Ok(self.answer_staged(staged));
         }
-        let allocates = opflags & (iomap_op::ZERO | iomap_op::UNSHARE) == 0;
+        let no_more = iomap_op::ZERO | iomap_op::UNSHARE | iomap_op::OVERWRITE_ONLY;
+        let allocates = opflags & no_more == 0;
+        let direct = is_direct(opflags);
         match piece.state {
             // Behind it, other blocks may be shared.
             Some(State::Written(_)) => {
                 Ok(self.answer_as_is(piece.within(&(piece.start..range.end)), asked))
             }
+            // Nothing of it is in the page cache any more.
+            Some(State::New(_)) if direct => {
+                if let Some(State::New(place)) = here.state {
+                    self.map.set(here.range(), State::Unwritten(place));
+                }
+                Ok(self.answer_as_is(self.map.get(here.start), asked))
+            }
             Some(State::New(_)) => Ok(self.answer_new(here)),
+            Some(State::Reserved) if direct && allocates => {
+                let range = here.range();
+                self.fill_unwritten(space, &here, range, own)
+            }
             Some(State::Reserved) if asked.start / self.block() % 2 == 1 => {
                 // Both ways to say it are good.
-                Ok(Answer {
-                    read: side(&here, None, 0),
-                    write: Some(side(&here, piece.state, self.end_flag())),
-                })
+                Ok(Answer::new(
+                    side(&here, None, 0),
+                    Some(side(&here, piece.state, self.end_flag())),
+                ))
             }
-            None if allocates => self.fill_hole(space, piece, &here, own),
+            None if allocates => self.fill_hole(space, piece, &here, direct, own),
             _ => Ok(self.answer_as_is(piece, asked)),
         }
     }
@@ -298,10 +330,10 @@ impl File {
     fn answer_new(&self, piece: Piece) -> Answer {
         let place = piece.state.and_then(State::place);
         let flags = iomap_flags::NEW | self.end_flag();
-        Answer {
-            read: side(&piece, None, 0),
-            write: Some(side(&piece, place.map(State::Written), flags)),
-        }
+        Answer::new(
+            side(&piece, None, 0),
+            Some(side(&piece, place.map(State::Written), flags)),
+        )
     }
 
     fn fill_hole(
@@ -309,6 +341,7 @@ impl File {
         space: &mut Space,
         hole: Piece,
         here: &Piece,
+        direct: bool,
         own: &mut Option<Range<u64>>,
     ) -> Result<Answer> {
         let extra = self.policy.extra * self.block();
@@ -318,46 +351,58 @@ impl File {
             Style::Cow => self.policy.cow_mapped,
             Style::Unwritten | Style::Delalloc => false,
         };
+        if direct {
+            return self.fill_unwritten(space, here, longer, own);
+        }
         if self.policy.style == Style::Delalloc {
             self.map.set(longer.clone(), State::Reserved);
             *own = Some(longer);
             let piece = self.map.get(here.start);
-            return Ok(Answer {
-                read: side(here, None, 0),
-                write: Some(side(&piece, piece.state, self.end_flag())),
-            });
+            return Ok(Answer::new(
+                side(here, None, 0),
+                Some(side(&piece, piece.state, self.end_flag())),
+            ));
         }
-        let range = if mapped { here.range() } else { longer };
-        let (place, range) = self.allocate(space, self.policy.dev, &range)?;
-        *own = Some(range.clone());
         if mapped {
+            let (place, range) = self.allocate(space, self.policy.dev, &here.range())?;
+            *own = Some(range.clone());
             self.map.set(range.clone(), State::New(place));
             return Ok(self.answer_new(self.map.get(here.start).within(&range)));
         }
-        let state = State::Unwritten(place);
-        self.map.set(range.clone(), state);
+        self.fill_unwritten(space, here, longer, own)
+    }
+
+    /// Allocates the start of a range, which nobody reads before IOEND.
+    fn fill_unwritten(
+        &mut self,
+        space: &mut Space,
+        here: &Piece,
+        range: Range<u64>,
+        own: &mut Option<Range<u64>>,
+    ) -> Result<Answer> {
+        let (place, range) = self.allocate(space, self.policy.dev, &range)?;
+        *own = Some(range.clone());
+        self.map.set(range.clone(), State::Unwritten(place));
         let piece = self.map.get(here.start);
         let flags = self.end_flag();
         // Both ways to say it are good.
         Ok(if here.start / self.block() % 2 == 1 {
             let write = side(&piece, piece.state, flags | iomap_flags::NEW);
-            Answer {
-                read: side(&here.within(&range), None, 0),
-                write: Some(write),
-            }
+            Answer::new(side(&here.within(&range), None, 0), Some(write))
         } else {
-            Answer {
-                read: side(&piece, piece.state, flags),
-                write: None,
-            }
+            Answer::new(side(&piece, piece.state, flags), None)
         })
     }
 
-    /// Gives up what a short write did not need.
-    fn give_back(&mut self, space: &mut Space, range: Range<u64>) {
-        self.drop_staged(space, range.clone());
+    /// Gives up what a short write did not need. Where the kernel may know of blocks without having
+    /// asked for just this write, another write may be on its way to them, so they stay.
+    fn give_back(&mut self, space: &mut Space, range: Range<u64>, known: bool) {
+        if !known {
+            self.drop_staged(space, range.clone());
+        }
         for piece in self.map.pieces(range) {
             match piece.state {
+                Some(State::New(_) | State::Unwritten(_)) if known => {}
                 Some(State::Reserved | State::New(_) | State::Unwritten(_)) => {
                     self.drop_range(space, piece.range());
                 }

@@ -25,12 +25,33 @@ pub struct Side {
 }
 
 /// An answer to BEGIN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Where data is.
     pub read: Side,
     /// Where to write, if elsewhere.
     pub write: Option<Side>,
+    /// The flags of a write side that is in place.
+    pub write_flags: u16,
+    /// What follows `read`.
+    pub more: Vec<Side>,
+}
+
+impl Answer {
+    pub(super) const fn new(read: Side, write: Option<Side>) -> Self {
+        Self {
+            read,
+            write,
+            write_flags: 0,
+            more: Vec::new(),
+        }
+    }
+
+    /// The range that may be written, where this is an answer to a write.
+    pub(super) fn target(&self) -> Range<u64> {
+        let to = self.write.as_ref().unwrap_or(&self.read);
+        to.start..to.end
+    }
 }
 
 /// A BEGIN for a write that may still get its END.
@@ -61,6 +82,8 @@ pub(super) struct File {
     pub(super) grants: VecDeque<Grant>,
     /// Somebody wanted to write here, so writeback may come.
     pub(super) dirtied: bool,
+    /// What the kernel cannot know to have changed.
+    pub(super) changed: Vec<Range<u64>>,
 }
 
 impl File {
@@ -73,6 +96,7 @@ impl File {
             issued: Extents::default(),
             grants: VecDeque::new(),
             dirtied: false,
+            changed: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use super::Store;
 use super::extents::{Place, State};
 use super::file::File;
 use super::space::Space;
-use fuse_iomap::wire::{ADDR_NULL, IomapIoendIn, iomap_ioend};
+use fuse_iomap::wire::{ADDR_NULL, DEV_NULL, IomapIoendIn, iomap_ioend};
 use fuse_iomap::{Errno, Result};
 use std::ops::Range;
 
@@ -76,12 +76,20 @@ impl File {
         if args.written == 0 {
             wrong.push("of nothing");
         }
-        if args.new_addr == ADDR_NULL {
+        let direct = flags & iomap_ioend::DIRECT != 0;
+        if direct && flags & iomap_ioend::WRITEBACK != 0 {
+            wrong.push("of writeback as well as direct I/O");
+        }
+        // A direct write may be in several places; this file knows which.
+        if direct && (args.new_addr != ADDR_NULL || args.dev != DEV_NULL) {
+            wrong.push("of direct I/O with an address");
+        }
+        if !direct && args.new_addr == ADDR_NULL {
             wrong.push("without an address");
         }
         let told = self.issued.pieces(range);
-        if flags & iomap_ioend::WRITEBACK != 0 && told.iter().any(|p| p.state.is_none()) {
-            wrong.push("outside of what writeback was told about");
+        if told.iter().any(|p| p.state.is_none()) {
+            wrong.push("outside of what may be written");
         }
         if flags & iomap_ioend::APPEND == 0 && args.pos.saturating_add(args.written) > self.size {
             wrong.push("beyond the size on disk, without APPEND");
@@ -98,6 +106,11 @@ impl File {
     ) -> std::result::Result<u64, &'static str> {
         let range = self.outwards(args.pos, args.written);
         let range = range.map_err(|_| "of an impossible range")?;
+        if args.flags & iomap_ioend::DIRECT != 0 {
+            let bytes = self.complete_direct(space, &range, args.flags)?;
+            self.append(args);
+            return Ok(bytes);
+        }
         let dev = dev.ok_or("with an unknown device")?;
         // `new_addr` belongs to `pos`, which may lie inside a block.
         let lead = args.pos - range.start;
@@ -114,8 +127,46 @@ impl File {
             self.check_written(&range, first)?;
             0
         };
+        self.append(args);
+        Ok(bytes)
+    }
+
+    fn append(&mut self, args: &IomapIoendIn) {
         if args.flags & iomap_ioend::APPEND != 0 {
             self.size = self.size.max(args.pos + args.written);
+        }
+    }
+
+    /// A direct write went to where this file said, all in one: moved blocks, unwritten ones, and
+    /// data.
+    fn complete_direct(
+        &mut self,
+        space: &mut Space,
+        range: &Range<u64>,
+        flags: u32,
+    ) -> std::result::Result<u64, &'static str> {
+        let mut bytes = 0;
+        for staged in self.staged.pieces(range.clone()) {
+            let part = staged.range();
+            if let Some(place) = staged.state.and_then(State::place) {
+                if flags & iomap_ioend::SHARED == 0 {
+                    return Err("of direct I/O to other blocks, without SHARED");
+                }
+                bytes += self.remap(space, &part, place)?;
+                continue;
+            }
+            for piece in self.map.pieces(part) {
+                match piece.state {
+                    Some(State::Written(_)) => {}
+                    Some(State::Unwritten(place)) if flags & iomap_ioend::UNWRITTEN != 0 => {
+                        bytes += self.convert(&piece.range(), place)?;
+                    }
+                    Some(State::Unwritten(_)) => {
+                        return Err("of direct I/O to unwritten blocks, without UNWRITTEN");
+                    }
+                    _ => return Err("of direct I/O where there are no blocks"),
+                }
+            }
         }
         Ok(bytes)
     }

@@ -6,6 +6,7 @@
 //! devices with it, block by block, with the help of [`Store::map`].
 
 mod begin;
+mod cache;
 mod change;
 pub mod extents;
 mod file;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use space::{Habits, Space};
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How blocks come to be written.
@@ -160,6 +162,10 @@ pub struct Store {
     space: Space,
     violations: Vec<String>,
     tally: Tally,
+    /// The kernel may remember answers, with at most this many further mappings.
+    cached: Option<usize>,
+    /// What it has to forget, by file.
+    changed: Vec<(u64, Range<u64>)>,
 }
 
 /// Violations kept; the first ones say most.
@@ -177,6 +183,8 @@ impl Store {
             space: Space::new(devices, habits, seed),
             violations: Vec::new(),
             tally: Tally::default(),
+            cached: None,
+            changed: Vec::new(),
         }
     }
 

@@ -42,6 +42,8 @@ impl Store {
             return Err(Errno::INVAL);
         }
         let pieces = source.map.pieces(range.clone());
+        // The kernel must not overwrite these blocks in place any more.
+        self.changed.push((from, range.clone()));
         let space = &mut self.space;
         for piece in &pieces {
             if let Some(State::Written(place)) = piece.state {

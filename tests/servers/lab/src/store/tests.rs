@@ -334,7 +334,7 @@ fn what_the_protocol_forbids_is_noticed() {
         assert!(refused && found, "{what}: {:?}", sim.store.violations);
         sim.store.violations.clear();
     };
-    ioend(&mut sim, &good, "outside of what writeback was told");
+    ioend(&mut sim, &good, "outside of what may be written");
     sim.begin(iomap_op::WRITE | iomap_op::WRITEBACK, 0, 1);
     assert!(sim.store.violations[0].contains("nobody wrote"));
     sim.store.violations.clear();
