@@ -18,6 +18,8 @@ pub struct Options {
     pub count: Option<u64>,
     /// Only this one.
     pub case: Option<String>,
+    /// Only with the kernel's cache of mappings used like this.
+    pub cache: Option<String>,
 }
 
 impl Options {
@@ -32,6 +34,7 @@ impl Options {
             match arg.as_str() {
                 "--seed" => options.seed = Some(number(value()?)?),
                 "--count" => options.count = Some(number(value()?)?),
+                "--cache" => options.cache = Some(value()?),
                 "--case" => options.case = Some(value()?),
                 _ => rest.push(arg),
             }

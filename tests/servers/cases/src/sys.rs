@@ -198,6 +198,16 @@ pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u
     Ok(memory[skip..skip + n].to_vec())
 }
 
+/// Writes from memory that is aligned to a page, as direct I/O wants it.
+pub fn write_aligned(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut memory = vec![0u8; data.len() + 4096];
+    let skip = memory.as_ptr().align_offset(4096);
+    let aligned = &mut memory[skip..skip + data.len()];
+    aligned.copy_from_slice(data);
+    file.write_all_at(aligned, offset)
+}
+
 /// A mapping of part of a file that is gone at the end.
 struct Mapping {
     base: *mut libc::c_void,

@@ -90,10 +90,11 @@ fn length(random: &mut Random, block: u64) -> u64 {
     .max(1)
 }
 
-const SETUP: [What; 10] = [
+const SETUP: [What; 11] = [
     What::Write,
     What::Write,
     What::Write,
+    What::WriteDirect,
     What::AllocateKeep,
     What::Truncate,
     What::Store,
@@ -102,9 +103,13 @@ const SETUP: [What; 10] = [
     What::Cold,
     What::Share,
 ];
-const MAIN: [What; 20] = [
+const MAIN: [What; 24] = [
     What::Write,
     What::Write,
+    What::WriteDirect,
+    What::WriteDirect,
+    What::WriteDirect,
+    What::ReadDirect,
     What::Store,
     What::Tail,
     What::Truncate,
@@ -169,6 +174,16 @@ impl Case {
                     op.to = op.to / block * block;
                     op.length = op.length.next_multiple_of(block).min(size - op.offset);
                 }
+            }
+            What::WriteDirect => {
+                // Half of them are whole blocks, if those are larger.
+                let unit = random.pick(&[512, block]);
+                op.offset = op.offset / unit * unit;
+                op.length = op.length.next_multiple_of(unit);
+            }
+            What::ReadDirect => {
+                op.offset = op.offset.min(size) / 512 * 512;
+                op.length = op.length.min(size - op.offset).next_multiple_of(512);
             }
             What::Collapse | What::Insert => {
                 op.offset = op.offset.min(size) / block * block;
@@ -279,7 +294,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen.len(), 17);
+        assert_eq!(seen.len(), 19);
     }
 
     #[test]

@@ -12,12 +12,14 @@ use crate::files::{pread, same};
 use crate::sys;
 use crate::tap::{Outcome, Tap, comment, doing};
 use case::{BLOCK_SIZES, Case, ways};
+use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
 use lab::devices::{self, Device};
 use lab::scenario::Scenario;
 use lab::store::{FileMap, MapKind};
-use ops::What;
+use ops::{Op, What};
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const NAME: &str = "case";
@@ -28,9 +30,23 @@ pub fn workshop(way: &str, block: u32) -> String {
     format!("{way}-{block}")
 }
 
+/// What servers use of the kernel's cache of mappings: without CONFIG, nothing, and each way to fill
+/// it.
+pub fn cache_modes() -> Vec<(&'static str, Option<CacheSpec>)> {
+    let mode = |mode| Some(CacheSpec::mode(mode));
+    vec![
+        ("none", None),
+        ("off", mode(CacheMode::Off)),
+        ("upsert", mode(CacheMode::Upsert)),
+        ("replies", mode(CacheMode::Replies)),
+        ("eager", mode(CacheMode::Eager)),
+    ]
+}
+
 /// A server with all of those directories.
-pub fn scenario(seed: u64) -> Scenario {
+pub fn scenario(seed: u64, cache: Option<CacheSpec>) -> Scenario {
     let mut s = empty_scenario(seed);
+    s.options.cache = cache;
     s.options.fill = true;
     s.options.guards = true;
     s.options.poison_again = true;
@@ -103,6 +119,10 @@ impl Bench {
             .create_new(true)
             .open(path)
             .map_err(|e| format!("create: {e}"))?;
+        let direct = match case.ops.iter().any(Op::is_direct) {
+            true => Some(open_direct(path)?),
+            false => None,
+        };
         let block = u64::from(case.block);
         let mut model = Vec::new();
         let mut frozen = Vec::new();
@@ -111,7 +131,8 @@ impl Bench {
             if !op.model(&mut model, block, index) {
                 continue;
             }
-            op.apply(&file, size, index)
+            let through = direct.as_ref().filter(|_| op.is_direct());
+            op.apply(through.unwrap_or(&file), size, index)
                 .map_err(|e| format!("{op}: {e}"))?;
             match op.what {
                 What::Read => {
@@ -119,6 +140,14 @@ impl Bench {
                     let got = got.map_err(|e| format!("{op}: {e}"))?;
                     let want = &model[op.offset as usize..op.end() as usize];
                     same(op.offset, &got, want).map_err(|e| format!("{op}: {e}"))?;
+                }
+                What::ReadDirect => {
+                    let file = direct.as_ref().ok_or("not open for direct I/O")?;
+                    let end = model.len().min(op.end() as usize);
+                    let want = &model[op.offset as usize..end];
+                    let got = read_direct(file, op.offset, want.len());
+                    same(op.offset, &got.map_err(|e| format!("{op}: {e}"))?, want)
+                        .map_err(|e| format!("{op}: {e}"))?;
                 }
                 What::Share if case.way.starts_with("cow") => {
                     file.sync_all().map_err(|e| format!("fsync: {e}"))?;
@@ -135,6 +164,11 @@ impl Bench {
             ensure!(size == want as u64, "{op}: size {size} instead of {want}");
         }
         self.compare(&file, name, &model)?;
+        if let Some(direct) = &direct {
+            let got = read_direct(direct, 0, model.len());
+            let got = got.map_err(|e| format!("direct read: {e}"))?;
+            same(0, &got, &model).map_err(|e| format!("direct read: {e}"))?;
+        }
         for frozen in &frozen {
             self.on_disk(&frozen.map, &frozen.model)
                 .map_err(|e| format!("a clone was changed: {e}"))?;
@@ -190,6 +224,34 @@ impl Bench {
         ensure!(violations.is_empty(), "{}", violations.join("; "));
         Ok(())
     }
+}
+
+/// Opens a file for direct I/O.
+pub fn open_direct(path: &Path) -> Result<File, String> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+        .map_err(|e| format!("open for direct I/O: {e}"))
+}
+
+/// Reads past the page cache: whole sectors, of which the end of the file is in the last one.
+pub fn read_direct(file: &File, offset: u64, length: usize) -> std::io::Result<Vec<u8>> {
+    let whole = length.next_multiple_of(512);
+    let mut data = Vec::with_capacity(length);
+    while data.len() < length {
+        let at = offset + data.len() as u64;
+        let part = sys::read_aligned(file, at, whole - data.len())?;
+        if part.is_empty() {
+            break;
+        }
+        data.extend_from_slice(&part);
+        if data.len() % 512 != 0 {
+            break;
+        }
+    }
+    Ok(data)
 }
 
 /// Through a mapping, the rest of the last page is zeroes.

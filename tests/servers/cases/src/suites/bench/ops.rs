@@ -13,12 +13,16 @@ use std::str::FromStr;
 /// Files do not get larger than this.
 pub const LARGEST: u64 = 256 << 10;
 const PAGE: u64 = 4096;
+/// What direct I/O is aligned to: the blocks of the disks.
+const SECTOR: u64 = 512;
 
 /// The kinds of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     /// write(2).
     Write,
+    /// The same past the page cache.
+    WriteDirect,
     /// A store through a shared mapping, inside the file.
     Store,
     /// A store through a shared mapping behind the end of the file, in its last page.
@@ -39,6 +43,8 @@ pub enum What {
     Copy,
     /// read(2), to be compared.
     Read,
+    /// The same past the page cache, of whole sectors.
+    ReadDirect,
     /// fsync(2).
     Sync,
     /// fsync(2), and the page cache forgets the file.
@@ -48,8 +54,9 @@ pub enum What {
 }
 
 /// Names for what is printed and read, and how many numbers follow.
-const NAMES: [(What, &str, usize); 17] = [
+const NAMES: [(What, &str, usize); 19] = [
     (What::Write, "write", 2),
+    (What::WriteDirect, "dwrite", 2),
     (What::Store, "store", 2),
     (What::Tail, "tail", 0),
     (What::Truncate, "truncate", 1),
@@ -63,6 +70,7 @@ const NAMES: [(What, &str, usize); 17] = [
     (What::Unshare, "unshare", 2),
     (What::Copy, "copy", 3),
     (What::Read, "read", 2),
+    (What::ReadDirect, "dread", 2),
     (What::Sync, "sync", 0),
     (What::Cold, "cold", 0),
     (What::Share, "share", 0),
@@ -95,8 +103,12 @@ impl Op {
     fn applies(&self, size: u64, block: u64) -> bool {
         let aligned = self.offset % block == 0 && self.length % block == 0;
         let some = self.length != 0;
+        let sectors = self.offset % SECTOR == 0 && self.length % SECTOR == 0;
         match self.what {
             What::Store | What::Read => some && self.end() <= size,
+            What::WriteDirect => some && sectors && self.end() <= LARGEST,
+            // The last sector need not be full.
+            What::ReadDirect => some && sectors && self.end() <= size.next_multiple_of(SECTOR),
             What::Tail => size % PAGE != 0,
             What::Collapse => some && aligned && self.end() < size,
             What::Insert => some && aligned && self.offset < size && size + self.length <= LARGEST,
@@ -121,7 +133,7 @@ impl Op {
         let range = self.offset as usize..self.end() as usize;
         let size = model.len();
         match self.what {
-            What::Write | What::Store => {
+            What::Write | What::WriteDirect | What::Store => {
                 model.resize(size.max(range.end), 0);
                 self.data(index, &mut model[range]);
             }
@@ -160,18 +172,23 @@ impl Op {
         }
     }
 
-    /// Does it to the file, which has this size.
+    /// Whether it goes past the page cache.
+    pub fn is_direct(&self) -> bool {
+        matches!(self.what, What::WriteDirect | What::ReadDirect)
+    }
+
+    /// Does it to the file, which has this size and is open for direct I/O if that is what it takes.
     pub fn apply(&self, file: &File, size: u64, index: u64) -> io::Result<()> {
         let allocate = |flags| Ok(fallocate(file, flags, self.offset, self.length)?);
         let keep = FallocateFlags::KEEP_SIZE;
         match self.what {
-            What::Write | What::Store => {
+            What::Write | What::WriteDirect | What::Store => {
                 let mut data = vec![0; self.length as usize];
                 self.data(index, &mut data);
-                if self.what == What::Write {
-                    file.write_all_at(&data, self.offset)
-                } else {
-                    sys::mmap_poke(file, self.offset, &data)
+                match self.what {
+                    What::Write => file.write_all_at(&data, self.offset),
+                    What::WriteDirect => sys::write_aligned(file, self.offset, &data),
+                    _ => sys::mmap_poke(file, self.offset, &data),
                 }
             }
             What::Tail => {
@@ -199,7 +216,7 @@ impl Op {
                 )?)
             }
             // Done elsewhere.
-            What::Read | What::Share => Ok(()),
+            What::Read | What::ReadDirect | What::Share => Ok(()),
         }
     }
 

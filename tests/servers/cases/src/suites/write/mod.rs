@@ -84,7 +84,7 @@ fn with_good_lab(
 
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
-    let scenario = scenario(71);
+    let scenario = scenario(71, None);
     let Some(mut bench) = Bench::start(tap, machine, &scenario) else {
         return;
     };
