@@ -3,9 +3,9 @@
 # The front door. Every target is a script in scripts/ that can be run alone.
 
 MAKEFLAGS += --no-print-directory
-export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS
+export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS BENCH BENCH_VM BENCH_ROUNDS
 
-.PHONY: help run test test-long lint kunit kernel build servers setup source sync clean
+.PHONY: help run test test-long bench bench-quick lint kunit kernel build servers setup source sync clean
 
 help:
 	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
@@ -13,6 +13,8 @@ help:
 	@echo '  make run                 build everything, boot a VM, show the demonstration'
 	@echo '  make test [ONLY=NAMES]   everything that is tested; last line "N passed, N failed"'
 	@echo '  make test-long [ONLY=…]  the loads in full size, an hour or more'
+	@echo '  make bench               the benchmark, all of it: tables and pictures for Documentation/'
+	@echo '  make bench-quick         its most important rows, in four minutes'
 	@echo '  make lint                rustfmt, clippy, checkpatch, sparse, shellcheck'
 	@echo '  make kunit               the unit tests inside the kernel, on User Mode Linux'
 	@echo '  make kernel LINUX=TREE   put the work on a branch of your own kernel tree (git)'
@@ -21,6 +23,7 @@ help:
 	@echo
 	@echo '  LINUX=TREE               take the kernel source from a tree of Linux 7.3.x'
 	@echo '  LINUX_TARBALL=FILE       or from a tar archive or Debian package'
+	@echo '  BENCH_VM=um|qemu|kvm     what the benchmark runs in (default um: User Mode Linux)'
 	@echo '  FUSE_IOMAP_CACHE=DIR     where all is built (default ~/.cache/fuse-iomap)'
 	@echo
 	@echo 'For make run and make test be root on Debian 12 or later: packages are installed.'
@@ -48,6 +51,12 @@ test: setup
 
 test-long: setup
 	@scripts/test --long $(ONLY)
+
+bench: setup
+	@scripts/bench
+
+bench-quick: setup
+	@BENCH=quick scripts/bench
 
 lint: sync
 	@scripts/lint

@@ -50,6 +50,9 @@ SPLAT = re.compile(
     r"|rust_kernel: panicked|panicked at"
 )
 
+# Kernels that are processes of the host, and what builds them.
+UML = {"um": "scripts/kunit", "um-bench": "scripts/build-kernel um-bench"}
+
 OK = re.compile(r"^ok(?: \d+)?(?: -)? (.+)$")
 NOT_OK = re.compile(r"^not ok(?: \d+)?(?: -)? (.+?)(?:: (.*))?$")
 
@@ -86,10 +89,10 @@ def say(text):
 def kernel_paths(kernel):
     """The image of a kernel, and fuse.ko if FUSE is a module there."""
     build = CACHE / "build" / kernel
-    if kernel == "um":
+    if kernel in UML:
         image = build / "linux"
         if not image.exists():
-            sys.exit(f"error: {image} is missing; run scripts/kunit")
+            sys.exit(f"error: {image} is missing; run {UML[kernel]}")
         return image, None
     image = build / "arch/x86/boot/bzImage"
     if not image.exists():
@@ -141,7 +144,7 @@ def kvm_works(image):
 
 def announce_acceleration(kernel):
     """Say whether guests are emulated, which decides how long everything takes."""
-    if kernel == "um":
+    if kernel in UML:
         say("User Mode Linux: the guest is a process of this machine")
     elif kvm_works(kernel_paths(kernel)[0]):
         say("KVM works here, and is used")
@@ -324,8 +327,11 @@ def boot(
     icount=False, image=None,
 ):  # fmt: skip
     """Boot a kernel, run a shell command in it, return a Result."""
-    built, module = kernel_paths(kernel)
-    image = image or built
+    if image and kernel in UML:
+        module = None
+    else:
+        built, module = kernel_paths(kernel)
+        image = image or built
     name = name or kernel
     directory = CACHE / "vm" / name
     if directory.exists():
@@ -346,7 +352,7 @@ def boot(
         "FI_LOAD_FUSE": "1" if load_fuse else "0",
         "RUST_BACKTRACE": "1",
     }
-    if kernel == "um":
+    if kernel in UML:
         accel = "uml"
     else:
         accel = "kvm" if kvm_works(image) and not icount else "tcg"
@@ -365,7 +371,7 @@ def boot(
     terminal, kept = None, ()
     if accel == "uml":
         terminal = uml.Terminal(machine.stdout)
-        kept = (terminal.input, terminal.output)
+        kept = terminal.kept
         guest = uml.command(machine, terminal)
     else:
         guest = qemu_command(machine, accel, icount)
@@ -380,7 +386,7 @@ def boot(
             preexec_fn=die_with_parent, pass_fds=kept,
         )  # fmt: skip
     if terminal:
-        terminal.started()
+        terminal.started(process.pid)
     shown = 0
 
     def show():
@@ -442,7 +448,7 @@ def boot(
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel", default="x86", help="x86 (default), x86-debug or um")
+    parser.add_argument("--kernel", default="x86", help="x86 (default), x86-debug, um or um-bench")
     parser.add_argument("--image", help="boot this image instead of the one that was built")
     parser.add_argument("--name", help="name of the run directory in $CACHE/vm (default: the kernel's)")
     parser.add_argument("--disk", action="append", default=[], metavar="NAME=PATH[,ro][,snap][,bs=N]",
