@@ -2,7 +2,7 @@
 //! Starting a server as a child process and asking it things.
 
 use crate::control::{Activity, Answer, Command, Ioend, Ready};
-use crate::misbehave::{Action, Garbled, RandomSpec, Rule};
+use crate::misbehave::{Action, Garbled, Notice, RandomSpec, Rule};
 use crate::scenario::Scenario;
 use crate::store::{FileMap, Tally};
 use std::collections::BTreeMap;
@@ -183,6 +183,18 @@ impl Lab {
     /// Gives up what [`Lab::snapshot`] has made.
     pub fn drop_snapshots(&mut self) -> Result<(), Error> {
         self.ask(&Command::DropSnapshots).map(|_| ())
+    }
+
+    /// Says something about the mappings of a file.
+    pub fn notify(&mut self, path: &str, notice: Notice) -> Result<(), Error> {
+        let command = Command::Notify {
+            path: path.to_owned(),
+            notice,
+            nodeid: None,
+            attr_ino: None,
+            size: None,
+        };
+        self.ask(&command).map(|_| ())
     }
 
     /// Has requests with an opcode refused; with errno 0 no more.

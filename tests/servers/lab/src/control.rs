@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The control channel: one JSON command per line in, one JSON answer per line out.
 
-use crate::misbehave::{Garbled, RandomSpec, Rule};
+use crate::misbehave::{Garbled, Notice, RandomSpec, Rule};
 use crate::store::{FileMap, Tally};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -90,6 +90,22 @@ pub enum Command {
         op: String,
         /// 0 for no more.
         errno: i32,
+    },
+    /// Says something about the mappings of an inode, true or not.
+    Notify {
+        /// The inode.
+        path: String,
+        /// What.
+        notice: Notice,
+        /// Another node id than that of the inode.
+        #[serde(default)]
+        nodeid: Option<u64>,
+        /// Another inode number.
+        #[serde(default)]
+        attr_ino: Option<u64>,
+        /// Another size of the message, without its header.
+        #[serde(default)]
+        size: Option<usize>,
     },
     /// Dies without unmounting.
     Die,

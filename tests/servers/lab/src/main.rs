@@ -191,6 +191,16 @@ fn execute(lab: &Lab, misbehave: &Misbehave, command: Command) -> Result<Answer,
             lab.refuse(&op, errno)?;
             Answer::Done
         }
+        Command::Notify {
+            path,
+            notice,
+            nodeid,
+            attr_ino,
+            size,
+        } => match lab.notify(resolve(&path)?, &notice, (nodeid, attr_ino), size)? {
+            Ok(()) => Answer::Done,
+            Err(e) => errno_answer(&e, 0),
+        },
         Command::Die => std::process::exit(9),
     })
 }

@@ -97,6 +97,8 @@ pub struct Options {
     pub cache: Option<CacheSpec>,
     /// Accept O_TRUNC in OPEN.
     pub atomic_o_trunc: bool,
+    /// Flags of open files that are writable or have extents.
+    pub open_flags: u32,
     /// How files are made in the root, and in what is made there; without it, nothing can be made.
     pub policy: Option<Policy>,
     /// Fill the devices with poison to their ends.
@@ -123,6 +125,7 @@ impl Default for Options {
             maxbytes: None,
             cache: None,
             atomic_o_trunc: false,
+            open_flags: 0,
             policy: None,
             fill: false,
             longest: 0,

@@ -2,7 +2,7 @@
 //! Parts of replies, and changing them.
 
 use super::HEADER;
-use fuse_iomap::wire::{IomapBeginOut, IomapIo, IomapIoendOut, OutHeader};
+use fuse_iomap::wire::{IomapBeginOut, IomapConfigOut, IomapIo, IomapIoendOut, OutHeader};
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -57,9 +57,20 @@ pub(super) const FIELDS: [&str; 6] = ["offset", "length", "addr", "type", "flags
 /// The field with a name.
 pub(super) fn field(name: &str) -> Result<Field, String> {
     let unknown = || format!("rule: no reply has a field {name}");
-    if name == "ioend.newsize" {
-        let at = offset_of!(IomapIoendOut, newsize);
-        return Ok(Field { at, len: 8 });
+    match name {
+        "ioend.newsize" => {
+            let at = offset_of!(IomapIoendOut, newsize);
+            return Ok(Field { at, len: 8 });
+        }
+        "config.flags" => {
+            let at = offset_of!(IomapConfigOut, flags);
+            return Ok(Field { at, len: 8 });
+        }
+        "config.cache_maxbytes" => {
+            let at = offset_of!(IomapConfigOut, cache_maxbytes);
+            return Ok(Field { at, len: 4 });
+        }
+        _ => {}
     }
     let (side, field) = name.split_once('.').ok_or_else(unknown)?;
     let base = match side {

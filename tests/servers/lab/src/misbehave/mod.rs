@@ -3,6 +3,7 @@
 
 mod fields;
 mod garble;
+mod raw;
 
 use crate::oracle::{self, Context};
 use crate::random::Random;
@@ -10,6 +11,7 @@ use fields::{edit_header, field};
 use fuse_iomap::wire::{IomapBeginIn, IomapBeginOut, OutHeader, opcode};
 use fuse_iomap::{Connection, ReplyAction, ReplyHook, Request};
 use garble::garble_once;
+pub use raw::{Notice, RawIo};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -73,8 +75,13 @@ pub enum Action {
     /// Change fields of a reply to BEGIN or IOEND.
     Fields {
         /// Pairs of `read.` or `write.` and `offset`, `length`, `addr`, `type`, `flags` or `dev`,
-        /// or of `ioend.newsize`, and the value.
+        /// or of `ioend.newsize`, `config.flags` or `config.cache_maxbytes`, and the value.
         set: Vec<(String, u64)>,
+    },
+    /// Put these mappings behind a reply to BEGIN, instead of what follows it.
+    More {
+        /// The mappings.
+        records: Vec<RawIo>,
     },
     /// Overwrite bytes of the payload, as far as it goes.
     Patch {
@@ -317,6 +324,14 @@ impl Misbehave {
                         field.set(reply, *value);
                     }
                 }
+            }
+            Action::More { records } => {
+                reply.truncate(HEADER + size_of::<IomapBeginOut>());
+                for record in records {
+                    reply.extend_from_slice(record.to_wire().as_bytes());
+                }
+                let len = reply.len() as u32;
+                edit_header(reply, |h| h.len = len);
             }
             Action::Patch { at, bytes } => {
                 let start = HEADER.saturating_add(*at);

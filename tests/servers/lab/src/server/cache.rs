@@ -7,6 +7,7 @@
 use super::node::Kind;
 use super::{INO_BASE, Lab, lock};
 use crate::caching::CacheMode;
+use crate::misbehave::Notice;
 use crate::random::Random;
 use crate::store::{Answer, Side, Store};
 use fuse_iomap::wire::{self, INVAL_TO_EOF, IomapBeginIn, IomapConfigIn, iomap_flags, iomap_op};
@@ -159,6 +160,19 @@ impl Lab {
             side(answer.read.flags & iomap_flags::CACHE != 0, reply.read),
             side(write & iomap_flags::CACHE != 0, reply.write),
         )
+    }
+
+    /// Says something about the mappings of an inode, which may be given other numbers.
+    pub fn notify(
+        &self,
+        id: u64,
+        notice: &Notice,
+        (nodeid, attr_ino): (Option<u64>, Option<u64>),
+        size: Option<usize>,
+    ) -> std::result::Result<io::Result<()>, String> {
+        let connection = self.connection()?;
+        let attr_ino = attr_ino.unwrap_or(INO_BASE + id);
+        Ok(notice.send(connection, nodeid.unwrap_or(id), attr_ino, size))
     }
 
     /// Says something true, or has something forgotten, about some file that the kernel knows.

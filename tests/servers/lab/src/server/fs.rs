@@ -122,6 +122,15 @@ impl Lab {
 /// [`Lab`] as a filesystem.
 pub struct LabFs(pub Arc<Lab>);
 
+impl LabFs {
+    fn opened(&self) -> Opened {
+        Opened {
+            flags: self.0.options.open_flags,
+            ..Opened::default()
+        }
+    }
+}
+
 impl Filesystem for LabFs {
     fn init(&self, config: &mut InitConfig) -> Result<()> {
         let options = &self.0.options;
@@ -232,12 +241,12 @@ impl Filesystem for LabFs {
             Err(Errno::EXIST) if args.flags & O_EXCL == 0 => self.0.child(parent, name)?,
             made => made?,
         };
-        Ok((self.0.entry(&node)?, Opened::default()))
+        Ok((self.0.entry(&node)?, self.opened()))
     }
 
     fn tmpfile(&self, req: &Request, parent: u64, args: &CreateIn) -> Result<(Entry, Opened)> {
         let node = self.0.make(req, parent, None, (args.mode, 0), None)?;
-        Ok((self.0.entry(&node)?, Opened::default()))
+        Ok((self.0.entry(&node)?, self.opened()))
     }
 
     fn unlink(&self, _: &Request, parent: u64, name: &OsStr) -> Result<()> {
@@ -279,8 +288,10 @@ impl Filesystem for LabFs {
             self.0
                 .violation(format!("OPEN of node {nodeid} with O_TRUNC"));
         }
-        let Kind::Passthrough(path) = &node.kind else {
-            return Ok(Opened::default());
+        let path = match &node.kind {
+            Kind::Passthrough(path) => path,
+            Kind::Stored | Kind::Extents(_) => return Ok(self.opened()),
+            _ => return Ok(Opened::default()),
         };
         let mut backings = lock(&self.0.backings);
         if let Some((id, users)) = backings.get_mut(&nodeid) {
