@@ -11,6 +11,7 @@
 //! cases, and `--case` runs a single one from the line that was printed when it failed.
 #![deny(unsafe_code)]
 
+mod aio;
 mod disks;
 mod files;
 mod kmsg;
@@ -56,7 +57,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 13] = [
+const SUITES: [Suite; 14] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -67,6 +68,7 @@ const SUITES: [Suite; 13] = [
     ("hostile", About::Reads, suites::hostile::run),
     ("trace", About::Reads, suites::trace::run),
     ("write", About::Writes, suites::write::run),
+    ("direct", About::Writes, suites::direct::run),
     ("zeroing", About::Writes, suites::zeroing::run),
     ("ioends", About::Writes, suites::ioends::run),
     ("module", About::Module, suites::module::run),

@@ -3,6 +3,7 @@
 
 mod bench;
 pub mod death;
+pub mod direct;
 pub mod hostile;
 pub mod ioends;
 pub mod mixed;

@@ -22,7 +22,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 
 /// Opens a new file for reading and writing.
-fn create(path: &Path) -> Result<File, String> {
+pub(super) fn create(path: &Path) -> Result<File, String> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -33,7 +33,7 @@ fn create(path: &Path) -> Result<File, String> {
 }
 
 /// Bytes that tell where they belong; none is zero.
-fn pattern(seed: u64, length: usize) -> Vec<u8> {
+pub(super) fn pattern(seed: u64, length: usize) -> Vec<u8> {
     let mut data = vec![0; length];
     lab::pattern::Pattern::new(seed, 1).fill(0, &mut data);
     data.iter_mut().for_each(|b| *b |= 1);
@@ -41,7 +41,7 @@ fn pattern(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// A rule for one file; BEGINs must have the operation flags `with` and none of `without`.
-fn rule(op: &str, path: &str, (with, without): (u32, u32), action: Action) -> Rule {
+pub(super) fn rule(op: &str, path: &str, (with, without): (u32, u32), action: Action) -> Rule {
     Rule {
         op: op.into(),
         path: Some(path.into()),
@@ -54,12 +54,12 @@ fn rule(op: &str, path: &str, (with, without): (u32, u32), action: Action) -> Ru
 }
 
 /// The file in the directory of a way of mapping with blocks of 4096 bytes.
-fn name(way: &str) -> String {
+pub(super) fn name(way: &str) -> String {
     format!("{}/file", workshop(way, 4096))
 }
 
 /// A server of its own for a case that leaves it no good.
-fn with_lab(
+pub(super) fn with_lab(
     machine: &Machine,
     scenario: &Scenario,
     f: impl FnOnce(&mut Lab) -> Outcome,
@@ -69,7 +69,7 @@ fn with_lab(
 }
 
 /// The same, and the server ends well.
-fn with_good_lab(
+pub(super) fn with_good_lab(
     machine: &Machine,
     scenario: &Scenario,
     f: impl FnOnce(&mut Lab) -> Outcome,
