@@ -79,6 +79,7 @@ int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb)
 void fuse_iomap_conn_stop(struct fuse_conn *fc)
 {
 	destroy_workqueue(fc->iomap_state.ioend_wq);
+	fuse_iomap_forget_config(fc);
 	bdi_put(fc->iomap_state.old_bdi);
 }
 

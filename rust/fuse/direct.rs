@@ -28,6 +28,7 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
     } else {
         inode.vfs().lock_shared()
     };
+    let count = request.count();
     let Submitted::Done(request, result) = iomap::file_direct_read::<FuseIomap>(&lock, request)
     else {
         return Err(EIOCBQUEUED);
@@ -35,7 +36,9 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
     drop(lock);
 
     match result {
-        Err(error) if needs_cache(error, forced) => request.read_cached(),
+        Err(error) if needs_cache(error, forced) && request.count() == count => {
+            request.read_cached()
+        }
         // What is left is not at the end of the file, so the direct way ended early.
         Ok(done) if request.count() > 0 && request.pos() < inode.vfs().size() => {
             Ok(done.saturating_add(request.read_cached().unwrap_or(0)))
@@ -44,7 +47,7 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
     }
 }
 
-/// Whether I/O that failed like this can be done through the page cache.
+/// Whether I/O that failed like this can be done through the page cache, if nothing of it was done.
 fn needs_cache(error: Error, forced: bool) -> bool {
     error == ENOTBLK || (forced && error == EINVAL)
 }
@@ -167,11 +170,14 @@ fn write_shared<'a>(
     };
     match iomap::file_direct_write::<FuseIomap>(&lock, request, flags) {
         Submitted::Done(request, Err(error))
-            if error == EAGAIN && !range.aligned && !request.is_nowait() =>
+            if error == EAGAIN
+                && !range.aligned
+                && !request.is_nowait()
+                && request.count() == count =>
         {
             Shared::Alone(request)
         }
-        submitted => Shared::Finished(judge(submitted, forced)),
+        submitted => Shared::Finished(judge(submitted, count, forced)),
     }
 }
 
@@ -195,6 +201,13 @@ fn write_alone<'a>(
         Ok(None) => return Direct::Done(Ok(0)),
         Err(error) => return Direct::Done(Err(error)),
     };
+    let count = request.count();
+    // The size on disk moves before that in core: other completions are judged by both.
+    let writeback = match inode.writeback() {
+        Ok(writeback) => writeback,
+        Err(error) => return Direct::Done(Err(error)),
+    };
+    writeback.layout_changes(&lock);
     let submitted = iomap::file_direct_write::<FuseIomap>(&*lock, request, flags);
     if let Submitted::Done(request, Ok(_)) = &submitted {
         // The position is behind what was written. The server knows already.
@@ -202,7 +215,8 @@ fn write_alone<'a>(
             lock.set_size(request.pos());
         }
     }
-    judge(submitted, forced)
+    writeback.layout_has_changed(&lock, None);
+    judge(submitted, count, forced)
 }
 
 /// Finds out how to do a write with the lock held, or `None` if there is nothing to write.
@@ -234,11 +248,15 @@ fn prepare_alone(
     }))
 }
 
-/// Decides what is left to do.
-fn judge(submitted: Submitted<WriteRequest<'_>>, forced: bool) -> Direct<'_> {
+/// Decides what is left to do of a write that was of `count` bytes.
+fn judge(submitted: Submitted<WriteRequest<'_>>, count: usize, forced: bool) -> Direct<'_> {
     match submitted {
         Submitted::Queued => Direct::Done(Err(EIOCBQUEUED)),
-        Submitted::Done(request, Err(error)) if needs_cache(error, forced) => rest_of(request, 0),
+        Submitted::Done(request, Err(error))
+            if needs_cache(error, forced) && request.count() == count =>
+        {
+            rest_of(request, 0)
+        }
         Submitted::Done(request, Ok(done)) if request.count() > 0 => rest_of(request, done),
         Submitted::Done(_, result) => Direct::Done(result),
     }

@@ -144,6 +144,7 @@ pub(crate) fn fallocate(
         (Ok(()), _) => Some(end.max(writeback.disk_size())),
     };
     writeback.layout_has_changed(&lock, disk_size);
+    request.forget_mappings();
     inode.blocks_changed();
     answer?;
 
@@ -203,6 +204,18 @@ impl Request<'_> {
             drop_cache(self.inode, invalidate, self.offset, to)?;
         }
         Ok(())
+    }
+
+    /// Drops what is cached of the mappings that the server may have changed.
+    fn forget_mappings(&self) {
+        let end = if self.operation.moves_tail() {
+            u64::MAX
+        } else {
+            self.end.unsigned_abs()
+        };
+
+        self.inode
+            .mappings_changed_in(self.offset.unsigned_abs()..end);
     }
 
     /// Does what comes after the server has done its part.
@@ -269,6 +282,10 @@ pub(crate) fn copy_end(inode: IomapInode<'_>, lock: &Exclusive<'_>, pos: Offset,
     };
 
     writeback.layout_has_changed(lock, disk_size);
+    if let Ok(copied) = u64::try_from(copied) {
+        let start = pos.unsigned_abs();
+        inode.mappings_changed_in(start..start.saturating_add(copied));
+    }
 }
 
 /// Writes back and drops what the page cache has from `start` to before `end`, and what shares

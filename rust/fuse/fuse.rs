@@ -6,17 +6,18 @@
 #![allow(unsafe_code)]
 
 use crate::{
+    cache::{Bounds, Pool},
+    config::{Config, Extensions},
     inode::State,
     mapping::Limits,
     rule::Rule, //
 };
-use core::{mem::size_of, ptr::NonNull};
+use core::{mem::size_of, ptr::NonNull, slice};
 use kernel::{
     bindings::{
         self,
         fuse_fallocate_in,
         fuse_iomap_begin_in,
-        fuse_iomap_begin_out,
         fuse_iomap_end_in,
         fuse_iomap_io,
         fuse_iomap_ioend_in,
@@ -131,6 +132,7 @@ impl<'a> IomapInode<'a> {
         Limits {
             block_size: u64::from(self.0.block_size()),
             max_bytes: self.0.max_bytes().unsigned_abs(),
+            may_cache: self.extensions().cache_replies(),
         }
     }
 
@@ -161,6 +163,26 @@ impl<'a> IomapInode<'a> {
         unsafe { bindings::fuse_invalidate_attr_mask(self.0.as_ptr(), bindings::STATX_BLOCKS) };
     }
 
+    /// What the mapping caches of the connection share, unless nothing is to be cached.
+    pub(crate) fn pool(self) -> Option<&'a Pool> {
+        // SAFETY: The connection is alive by the type invariant. The pool is made before there are
+        // inodes in iomap mode, and dropped when they are gone.
+        unsafe {
+            (*conn(self.0))
+                .iomap_state
+                .cache_pool
+                .cast::<Pool>()
+                .as_ref()
+        }
+    }
+
+    /// The extensions that kernel and server use.
+    pub(crate) fn extensions(self) -> Extensions {
+        // SAFETY: The connection is alive by the type invariant, and this field of it is written
+        // before there are inodes in iomap mode only.
+        Extensions::from_bits(unsafe { (*conn(self.0)).iomap_state.extensions })
+    }
+
     /// Where work on the completions of this connection is done.
     pub(crate) fn ioend_queue(self) -> &'a Queue {
         // SAFETY: The connection is alive by the type invariant, and its workqueue as long; it was
@@ -168,7 +190,8 @@ impl<'a> IomapInode<'a> {
         unsafe { Queue::from_raw((*conn(self.0)).iomap_state.ioend_wq) }
     }
 
-    /// Asks the server for a mapping.
+    /// Asks the server for mappings: two, or with the extension BATCH_MAPPINGS as many as there is
+    /// room for.  Returns how many there are; there is room for two.
     ///
     /// May sleep, for as long as the server likes; its death ends it, and a fatal signal depending
     /// on `patience`.
@@ -176,19 +199,20 @@ impl<'a> IomapInode<'a> {
     pub(crate) fn send_begin(
         self,
         request: &fuse_iomap_begin_in,
+        reply: &mut [fuse_iomap_io],
         patience: Patience,
-    ) -> Result<fuse_iomap_begin_out> {
-        let mut reply = fuse_iomap_begin_out::default();
-
+    ) -> Result<usize> {
         let answer = send(
             self,
             bindings::fuse_opcode_FUSE_IOMAP_BEGIN,
-            request,
-            Some(&mut reply),
+            slice::from_ref(request),
+            reply,
+            reply.len() > 2,
             patience,
         );
         match answer {
-            Ok(()) => Ok(reply),
+            Ok(0 | 1) => Err(EIO),
+            Ok(mappings) => Ok(mappings),
             // It is the kernel's to say so, and a reader would just try again.
             Err(error) if error == EINTR && !current!().signal_pending() => Err(EIO),
             Err(error) => Err(error),
@@ -204,31 +228,36 @@ impl<'a> IomapInode<'a> {
             send::<_, ()>(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_END,
-                request,
-                None,
+                slice::from_ref(request),
+                &mut [],
+                false,
                 Patience::Forced,
             )
         })?;
         Ok(())
     }
 
-    /// Tells the server that data is on the device, and returns the size of the file on disk.
+    /// Tells the server that data is on the device, and fills in the sizes of the file on disk.
     ///
-    /// May sleep, until the server answers or dies.  A server that does not want to know is not
-    /// told again, and then there is no size.
-    pub(crate) fn send_ioend(self, request: &fuse_iomap_ioend_in) -> Result<Option<u64>> {
-        unless_missing(self.no_ioend(), || {
-            let mut reply = fuse_iomap_ioend_out::default();
-
+    /// There is more than one range with the extension BATCH_IOEND only.  May sleep, until the
+    /// server answers or dies.  A server that does not want to know is not told again, and then
+    /// there are no sizes: returns false.
+    pub(crate) fn send_ioends(
+        self,
+        requests: &[fuse_iomap_ioend_in],
+        replies: &mut [fuse_iomap_ioend_out],
+    ) -> Result<bool> {
+        let answer = unless_missing(self.no_ioend(), || {
             send(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_IOEND,
-                request,
-                Some(&mut reply),
+                requests,
+                replies,
+                false,
                 Patience::Forced,
-            )?;
-            Ok(reply.newsize)
-        })
+            )
+        });
+        Ok(answer?.is_some())
     }
 
     /// Asks the server to change the blocks of a file (`FUSE_FALLOCATE`).
@@ -239,12 +268,14 @@ impl<'a> IomapInode<'a> {
             send::<_, ()>(
                 self,
                 bindings::fuse_opcode_FUSE_FALLOCATE,
-                request,
-                None,
+                slice::from_ref(request),
+                &mut [],
+                false,
                 Patience::Forced,
             )
         });
-        answer?.ok_or(EOPNOTSUPP)
+        answer?.ok_or(EOPNOTSUPP)?;
+        Ok(())
     }
 
     /// Asks the server to make a file stable (`FUSE_FSYNC`), and returns whether it has.
@@ -335,6 +366,48 @@ macro_rules! conn_flags {
 
 conn_flags!(no_end, no_ioend, no_fallocate, no_fsync);
 
+/// Sets up a connection as its server wants it.
+///
+/// May sleep.
+///
+/// # Safety
+///
+/// The connection has just accepted iomap: it has no inodes in iomap mode yet.
+pub(crate) unsafe fn configure(conn: *mut bindings::fuse_conn, config: &Config) -> Result {
+    let pool = match config.cache_bytes {
+        0 => core::ptr::null_mut(),
+        bytes => KBox::into_raw(KBox::new(Pool::new(Bounds::of_inodes(bytes))?, GFP_KERNEL)?),
+    };
+
+    // SAFETY: By the safety requirements nobody else uses these fields yet.
+    unsafe {
+        (*conn).iomap_state.extensions = config.extensions.bits();
+        (*conn).iomap_state.cache_pool = pool.cast();
+    }
+    Ok(())
+}
+
+/// Undoes [`configure`].
+///
+/// May sleep.
+///
+/// # Safety
+///
+/// The connection's inodes are gone.
+pub(crate) unsafe fn forget_config(conn: *mut bindings::fuse_conn) {
+    // SAFETY: By the safety requirements nobody else uses the pool any more.
+    let pool = unsafe {
+        let pool = (*conn).iomap_state.cache_pool.cast::<Pool>();
+        (*conn).iomap_state.cache_pool = core::ptr::null_mut();
+        pool
+    };
+
+    if !pool.is_null() {
+        // SAFETY: `configure` has made it of a box, and it is not used any more.
+        drop(unsafe { KBox::from_raw(pool) });
+    }
+}
+
 /// The server's handle of an open file.
 ///
 /// `file` must be FUSE's.
@@ -410,7 +483,7 @@ unsafe trait Wire: Sized {}
 // SAFETY: Integers only, with gaps spelled out.
 unsafe impl Wire for fuse_iomap_begin_in {}
 // SAFETY: As above.
-unsafe impl Wire for fuse_iomap_begin_out {}
+unsafe impl Wire for fuse_iomap_io {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_iomap_end_in {}
 // SAFETY: As above.
@@ -422,19 +495,21 @@ unsafe impl Wire for fuse_fallocate_in {}
 // SAFETY: There are no bytes.
 unsafe impl Wire for () {}
 
-/// Sends a request about an inode and waits for the answer.
+/// Sends a request about an inode, waits for the answer, and returns how many `R` that has.
 ///
-/// May sleep.  A reply of another length than that of `R` fails with `EIO`.
+/// May sleep.  A reply that does not fill `reply` fails with `EIO`, unless it `may_be_short`; then
+/// it is a whole number of `R`.
 ///
 /// Memory for the request is not taken from filesystems: who waits for the answer may hold locks of
 /// the page cache, or be what reclaim waits for.
 fn send<T: Wire, R: Wire>(
     inode: IomapInode<'_>,
     opcode: bindings::fuse_opcode,
-    request: &T,
-    reply: Option<&mut R>,
+    request: &[T],
+    reply: &mut [R],
+    may_be_short: bool,
     patience: Patience,
-) -> Result {
+) -> Result<usize> {
     let _nofs = NofsScope::new();
     let mut args: bindings::fuse_args = pin_init::zeroed();
 
@@ -443,13 +518,13 @@ fn send<T: Wire, R: Wire>(
     args.opcode = opcode;
     args.set_force(patience == Patience::Forced);
     args.in_numargs = 1;
-    // CAST: The structures of the protocol are small.
-    args.in_args[0].size = size_of::<T>() as c_uint;
-    args.in_args[0].value = core::ptr::from_ref(request).cast::<c_void>();
-    if let Some(reply) = reply {
+    args.in_args[0].size = c_uint::try_from(size_of_val(request))?;
+    args.in_args[0].value = request.as_ptr().cast::<c_void>();
+    if !reply.is_empty() {
+        args.set_out_argvar(may_be_short);
         args.out_numargs = 1;
-        args.out_args[0].size = size_of::<R>() as c_uint;
-        args.out_args[0].value = core::ptr::from_mut(reply).cast::<c_void>();
+        args.out_args[0].size = c_uint::try_from(size_of_val(reply))?;
+        args.out_args[0].value = reply.as_mut_ptr().cast::<c_void>();
     }
 
     // SAFETY: The mount is alive with the inode. `args`, `request` and `reply` live until the
@@ -463,11 +538,14 @@ fn send<T: Wire, R: Wire>(
         )
     };
 
-    if ret < 0 {
+    let Ok(bytes) = usize::try_from(ret) else {
         // CAST: Error numbers are small.
-        Err(Error::from_errno(ret as c_int))
-    } else {
-        Ok(())
+        return Err(Error::from_errno(ret as c_int));
+    };
+    match (may_be_short, size_of::<R>()) {
+        (true, size @ 1..) if bytes.is_multiple_of(size) => Ok(bytes / size),
+        (true, _) => Err(EIO),
+        (false, _) => Ok(reply.len()),
     }
 }
 

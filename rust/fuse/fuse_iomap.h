@@ -19,14 +19,22 @@
 struct backing_dev_info;
 struct fiemap_extent_info;
 struct fuse_attr;
+struct fuse_chan_param;
 struct fuse_conn;
+struct fuse_copy_state;
+struct fuse_iomap_config_in;
+struct fuse_iomap_config_out;
+struct fuse_iomap_inval_mappings_out;
 struct fuse_iomap_ioend_in;
 struct fuse_iomap_io;
+struct fuse_iomap_upsert_mappings_out;
+struct fuse_mount;
 struct iov_iter;
 struct kiocb;
 struct super_block;
 struct vm_fault;
 struct workqueue_struct;
+enum fuse_notify_code;
 
 /* Devices that one connection may register */
 #define FUSE_IOMAP_MAX_DEVICES	1024
@@ -37,7 +45,7 @@ struct workqueue_struct;
  * state of the other I/O modes and must not be the largest member.
  */
 struct fuse_iomap_inode {
-	u64 opaque[8];
+	u64 opaque[11];
 };
 
 /* What is kept for a connection, whether or not iomap is on */
@@ -52,6 +60,10 @@ struct fuse_iomap_conn {
 	atomic_t no_fsync;
 	/* A FUSE_ATTR_IOMAP that came too late was reported */
 	atomic_t warned;
+	/* FUSE_IOMAP_CONFIG_* of the extensions in use; set before mount ends */
+	u64 extensions;
+	/* The Rust type Pool (cache/pool.rs), if there is a mapping cache */
+	void *cache_pool;
 	/* Registered devices, under fuse_conn.lock */
 	unsigned int nr_devices;
 	/* Finishes writeback that changes metadata, if iomap is on */
@@ -86,10 +98,28 @@ void fuse_iomap_truncate_end(struct inode *inode, loff_t old_size,
 int fuse_iomap_copy_begin(struct inode *inode, loff_t pos, loff_t len);
 void fuse_iomap_copy_end(struct inode *inode, loff_t pos, ssize_t copied);
 
+void fuse_iomap_offer(struct fuse_iomap_config_in *inarg);
+int fuse_iomap_configure(struct fuse_conn *fc,
+			 const struct fuse_iomap_config_in *inarg,
+			 const struct fuse_iomap_config_out *outarg);
+void fuse_iomap_forget_config(struct fuse_conn *fc);
+int fuse_iomap_upsert(struct inode *inode,
+		      const struct fuse_iomap_upsert_mappings_out *outarg);
+int fuse_iomap_inval(struct inode *inode,
+		     const struct fuse_iomap_inval_mappings_out *outarg);
+
+/* fs/fuse/iomap/config.c */
+void fuse_iomap_send_config(struct fuse_mount *fm,
+			    const struct fuse_chan_param *param);
+
 /* fs/fuse/iomap/conn.c */
 int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb);
 void fuse_iomap_conn_stop(struct fuse_conn *fc);
 int fuse_iomap_flush_devices(struct fuse_conn *fc);
+
+/* fs/fuse/iomap/notify.c */
+int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
+		      unsigned int size, struct fuse_copy_state *cs);
 
 /* fs/fuse/iomap/report.c */
 void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,

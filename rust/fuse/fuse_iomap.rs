@@ -10,9 +10,11 @@
 //! - [`hooks`]: what the C side calls, and nothing else.
 //! - [`fuse`]: what this module calls of the C side.
 //! - [`inode`]: the state of an inode, [`devices`]: the devices that it has mappings to.
-//! - [`ops`]: the answers to fs/iomap, [`mapping`]: checked mappings, [`rule`]: what is checked.
-//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`]: completions,
-//!   [`sync`]: stable storage.
+//! - [`ops`]: the answers to fs/iomap, [`begin`]: where they come from, [`cache`]: what is known
+//!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
+//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
+//!   [`ioend`]: completions, [`sync`]: stable storage.
+//! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked.
 //! - [`once`]: what is made when it is first needed.
 //!
 //! # Locks
@@ -38,13 +40,18 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+mod begin;
+mod cache;
+mod config;
 mod devices;
 mod direct;
 mod fallocate;
 mod fuse;
 mod hooks;
 mod inode;
+mod ioend;
 mod mapping;
+mod notify;
 mod once;
 mod ops;
 mod rule;

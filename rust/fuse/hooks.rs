@@ -6,10 +6,13 @@
 #![allow(unsafe_code)]
 
 use crate::{
+    cache::Bounds,
+    config,
     direct,
     fallocate,
     fuse::{self, IomapInode},
     inode::{self, State},
+    notify,
     ops::FuseIomap,
     sync,
     truncate,
@@ -473,4 +476,102 @@ unsafe extern "C" fn fuse_iomap_copy_end(
         // CAST: Both have 64 bits.
         fallocate::copy_end(inode, &lock, pos, copied as Offset);
     }
+}
+
+/// Says what the kernel can do, for `FUSE_IOMAP_CONFIG`.
+///
+/// Context: any.
+///
+/// # Safety
+///
+/// `request` is valid and nobody else's.
+#[export]
+unsafe extern "C" fn fuse_iomap_offer(request: *mut bindings::fuse_iomap_config_in) {
+    // CAST: The default is a megabyte.
+    let offer = config::offer(Bounds::of_system().inode as u32);
+
+    // SAFETY: By the safety requirements.
+    unsafe { request.write(offer) };
+}
+
+/// Sets up a connection as the answer to `FUSE_IOMAP_CONFIG` has it.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// All are valid, and the connection has no inodes in iomap mode yet.
+#[export]
+unsafe extern "C" fn fuse_iomap_configure(
+    conn: *mut bindings::fuse_conn,
+    offered: *const bindings::fuse_iomap_config_in,
+    answer: *const bindings::fuse_iomap_config_out,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let config = unsafe { config::parse(&*offered, &*answer) };
+
+    from_result(|| {
+        let config = config.map_err(|wrong| {
+            pr_warn!("CONFIG reply rejected: {}\n", wrong);
+            EINVAL
+        })?;
+        // SAFETY: By the safety requirements.
+        unsafe { fuse::configure(conn, &config) }?;
+        Ok(0)
+    })
+}
+
+/// Undoes [`fuse_iomap_configure`], if that was done.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The connection is valid, and its inodes are gone.
+#[export]
+unsafe extern "C" fn fuse_iomap_forget_config(conn: *mut bindings::fuse_conn) {
+    // SAFETY: By the safety requirements.
+    unsafe { fuse::forget_config(conn) };
+}
+
+/// Puts mappings that the server has sent into the cache of an inode.
+///
+/// Context: may sleep; the server is waiting.
+///
+/// # Safety
+///
+/// `inode` is a referenced inode of FUSE's, and `upsert` valid.
+#[export]
+unsafe extern "C" fn fuse_iomap_upsert(
+    inode: *mut bindings::inode,
+    upsert: *const bindings::fuse_iomap_upsert_mappings_out,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let (inode, upsert) = unsafe { (Inode::from_raw(inode), &*upsert) };
+
+    from_result(|| {
+        notify::upsert(IomapInode::new(inode).ok_or(EINVAL)?, upsert)?;
+        Ok(0)
+    })
+}
+
+/// Drops mappings that the server has named from the cache of an inode.
+///
+/// Context: may sleep; the server is waiting.
+///
+/// # Safety
+///
+/// `inode` is a referenced inode of FUSE's, and `inval` valid.
+#[export]
+unsafe extern "C" fn fuse_iomap_inval(
+    inode: *mut bindings::inode,
+    inval: *const bindings::fuse_iomap_inval_mappings_out,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let (inode, inval) = unsafe { (Inode::from_raw(inode), &*inval) };
+
+    from_result(|| {
+        notify::invalidate(IomapInode::new(inode).ok_or(EINVAL)?, inval)?;
+        Ok(0)
+    })
 }

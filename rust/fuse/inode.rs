@@ -5,7 +5,7 @@
 //! It lives in the union of `struct fuse_inode`, from the inode's instantiation until its eviction.
 #![deny(unsafe_code)]
 
-use crate::{devices::DeviceSet, writeback::Writeback};
+use crate::{cache::Cache, devices::DeviceSet, writeback::Writeback};
 use core::mem::{align_of, size_of};
 use kernel::{
     bindings,
@@ -18,6 +18,8 @@ use kernel::{
 pub(crate) struct State {
     /// The devices that it has mappings to.
     pub(crate) devices: DeviceSet,
+    /// The mappings that are known without asking.
+    pub(crate) cache: Cache,
     /// What is needed once the file may become dirty: most files in core never do.
     pub(crate) writeback: SetOnce<Arc<Writeback>>,
     /// Whether the server can have a block written in one piece or not at all.
@@ -35,6 +37,7 @@ impl State {
 
         pin_init!(Self {
             devices: DeviceSet::new(),
+            cache: Cache::new(),
             writeback: SetOnce::new(),
             atomic,
         })

@@ -67,6 +67,8 @@ pub(crate) struct Limits {
     pub(crate) block_size: u64,
     /// Largest file size, in bytes.
     pub(crate) max_bytes: u64,
+    /// Whether a server may say that a mapping is to be cached.
+    pub(crate) may_cache: bool,
 }
 
 /// What the rules need to know of a device.
@@ -173,7 +175,12 @@ impl<D: Copy> Mapping<D> {
         }
 
         let known = FLAGS.iter().fold(0, |known, &(bit, _)| known | bit);
-        if u32::from(wire.flags) & !known != 0 {
+        let flags = if limits.may_cache {
+            u32::from(wire.flags) & !bindings::FUSE_IOMAP_F_CACHE
+        } else {
+            u32::from(wire.flags)
+        };
+        if flags & !known != 0 {
             return Err(Rule::UnknownFlags.into());
         }
 
@@ -201,7 +208,8 @@ impl<D: Copy> Mapping<D> {
             offset: wire.offset,
             length: wire.length,
             place,
-            flags: wire.flags,
+            // CAST: The known flags are those of a `u16`.
+            flags: flags as u16,
             dev: wire.dev,
         })
     }

@@ -1,25 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The mappings of an inode, for fs/iomap: asked of the server, checked, handed on.
+//! What fs/iomap asks, and the mappings that it gets.
 #![deny(unsafe_code)]
 
 use crate::{
-    fuse::{Device, IomapInode, Patience},
+    begin::{find, look_up, refuse, InodeMapping, Question, Reply},
+    fuse::IomapInode,
     mapping::{
-        DeviceLimits,
-        Devices,
-        Mapping,
         Place,
         Purpose,
         Refusal,
-        Side,
         Token, //
     },
     rule::Rule,
     writeback, //
 };
 use kernel::{
-    bindings::{self, fuse_iomap_begin_in, fuse_iomap_end_in, fuse_iomap_io},
+    bindings::{self, fuse_iomap_end_in, fuse_iomap_io},
     fs::{
         iomap::{self, Ioend, Kind, MapFlag, OpFlag, OpFlags, WrittenFlags},
         Inode,
@@ -54,116 +51,6 @@ fn op_flags(flags: OpFlags) -> u32 {
         .iter()
         .filter(|&&(flag, _)| flags.contains(flag))
         .fold(0, |wire, &(_, bit)| wire | bit)
-}
-
-/// The devices of a connection, as seen from one of its inodes.
-impl<'a> Devices for IomapInode<'a> {
-    type Device = &'a Device;
-
-    fn find(&self, id: u32) -> Result<Option<&'a Device>> {
-        self.state()
-            .devices
-            .find_or_enter(id, || self.open_device(id))
-    }
-
-    fn limits(device: &'a Device) -> DeviceLimits {
-        let device = device.block_device();
-
-        DeviceLimits {
-            logical_block: u64::from(device.logical_block_size()),
-            bytes: device.size(),
-        }
-    }
-}
-
-/// A mapping whose device the inode keeps.
-type InodeMapping<'a> = Mapping<&'a Device>;
-
-/// Tells the log and the trace why a mapping was refused.
-fn refuse(inode: IomapInode<'_>, wire: &fuse_iomap_io, refusal: Refusal) -> Error {
-    match refusal {
-        Refusal::Rule(rule) => {
-            inode.report_rejected(rule, wire);
-            EUCLEAN
-        }
-        Refusal::Error(error) => error,
-    }
-}
-
-/// Both sides of a reply, checked.
-struct Reply<'a> {
-    read: InodeMapping<'a>,
-    /// Where to write, if that was asked for.
-    write: Option<InodeMapping<'a>>,
-}
-
-/// Asks the server for a mapping at `pos`.
-///
-/// With a `purpose` the write side has to be fit for it; without one it is checked but not used.
-fn ask<'a>(
-    inode: IomapInode<'a>,
-    opflags: u32,
-    pos: u64,
-    count: u64,
-    purpose: Option<Purpose>,
-) -> Result<Reply<'a>> {
-    if inode.is_bad() {
-        return Err(EIO);
-    }
-
-    let request = fuse_iomap_begin_in {
-        opflags,
-        reserved: 0,
-        attr_ino: inode.attr_ino(),
-        pos,
-        count,
-    };
-    inode.trace_begin(&request);
-    let reply = inode.send_begin(
-        &request,
-        match purpose {
-            Some(Purpose::Writeback) => Patience::Forced,
-            _ => Patience::Killable,
-        },
-    );
-    let reply = reply.map_err(|error| match error {
-        // A server that cannot have this done directly says so with one of these.
-        error if error == ENOTBLK || error == ENOSYS => {
-            if opflags & bindings::FUSE_IOMAP_OP_DIRECT != 0 {
-                ENOTBLK
-            } else {
-                EIO
-            }
-        }
-        error => error,
-    })?;
-
-    let limits = inode.limits();
-    let read = Mapping::parse(&reply.read, Side::Read, &limits, &inode)
-        .and_then(|read| Ok(read.for_read(pos, &limits)?))
-        .map_err(|refusal| refuse(inode, &reply.read, refusal))?;
-    inode.trace_mapping(&reply.read);
-
-    let write = Mapping::parse(&reply.write, Side::Write, &limits, &inode)
-        .and_then(|write| match purpose {
-            Some(purpose) => Ok(Some(write.for_write(&read, pos, purpose)?)),
-            // A read does not use this side, but a server that fills it with garbage has gone
-            // wrong.
-            None => Ok(None),
-        })
-        .map_err(|refusal| refuse(inode, &reply.write, refusal))?;
-    if let Some(write) = &write {
-        inode.trace_mapping(&reply.write);
-        inode.blocks_changed();
-        // Registering it was fine on a mount that was read-only then.
-        if matches!(write.place(), Place::Mapped(device, _) | Place::Unwritten(device, _)
-            if !device.is_writable())
-        {
-            return Err(EROFS);
-        }
-    }
-
-    Ok(Reply { read, write })
 }
 
 /// Translates a mapping for fs/iomap.
@@ -277,6 +164,12 @@ fn check_direct(
         return Err(ENOTBLK);
     }
 
+    // What fails half way has used up a part of the data: whoever tries again, as is expected after
+    // this error, would write the rest to the wrong place.
+    let careful = flags.contains(OpFlag::OverwriteOnly) || flags.contains(OpFlag::NoWait);
+    if careful && target.end() < pos.saturating_add(length) {
+        return Err(EAGAIN);
+    }
     let overwrites = matches!(target.place(), Place::Mapped(..))
         && !moves
         && !target.has_flag(bindings::FUSE_IOMAP_F_NEW | bindings::FUSE_IOMAP_F_SHARED);
@@ -311,11 +204,6 @@ impl iomap::Operations for FuseIomap {
         flags: OpFlags,
     ) -> Result<iomap::Mappings<'a>> {
         let inode = IomapInode::new(inode).ok_or(EIO)?;
-        // The server may take its time.
-        if flags.contains(OpFlag::NoWait) {
-            return Err(EAGAIN);
-        }
-
         let purpose = if flags.contains(OpFlag::Unshare) {
             Some(Purpose::Unshare)
         } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::Direct) {
@@ -328,9 +216,15 @@ impl iomap::Operations for FuseIomap {
             None
         };
         let start = u64::try_from(pos).map_err(|_| EINVAL)?;
+        let question = Question {
+            opflags: op_flags(flags),
+            pos: start,
+            count: length,
+            purpose,
+        };
         // Before the question, so that a change that the answer has not seen makes it invalid.
         let cookie = inode.cookie();
-        let reply = ask(inode, op_flags(flags), start, length, purpose)?;
+        let reply = find(inode, &question)?;
         if flags.contains(OpFlag::Direct) {
             check_direct(inode, &reply, start, length, flags)?;
         }
@@ -400,11 +294,15 @@ impl iomap::Operations for FuseIomap {
                 dev: token.dev,
             },
         };
+        // The server may take back what was not written, and use it for something else.
+        let taken_back = short_write.then(|| request.pos..request.pos.saturating_add(length));
+        if let Some(range) = &taken_back {
+            inode.mappings_changed_in(range.clone());
+        }
         inode.trace_end(&request);
         let answer = inode.send_end(&request);
-        if short_write {
-            // The server may have taken back what was not written.
-            inode.mappings_changed();
+        if let Some(range) = taken_back {
+            inode.mappings_changed_in(range);
             inode.blocks_changed();
         }
         answer
@@ -412,12 +310,20 @@ impl iomap::Operations for FuseIomap {
 }
 
 impl iomap::DirectOperations for FuseIomap {
-    fn begin_simple<'a>(
-        _inode: &'a Inode,
-        _pos: Offset,
-        _length: u64,
-    ) -> Result<iomap::Mapping<'a>> {
-        Err(ENOTBLK)
+    fn begin_simple<'a>(inode: &'a Inode, pos: Offset, length: u64) -> Result<iomap::Mapping<'a>> {
+        let inode = IomapInode::new(inode).ok_or(EIO)?;
+        let question = Question {
+            opflags: bindings::FUSE_IOMAP_OP_DIRECT,
+            pos: u64::try_from(pos)?,
+            count: length,
+            purpose: None,
+        };
+
+        // What has to be asked for may take more than one question, and an END.
+        match look_up(inode, &question) {
+            Some(reply) if !reply.read.token().wants_end() => translate(&reply.read, 0),
+            _ => Err(ENOTBLK),
+        }
     }
 
     fn end_io(
@@ -445,8 +351,14 @@ impl iomap::WritebackOperations for FuseIomap {
 
         let inode = IomapInode::new(inode).ok_or(EIO)?;
         let pos = u64::try_from(pos)?;
+        let question = Question {
+            opflags: OP_FLAGS,
+            pos,
+            count: length,
+            purpose: Some(Purpose::Writeback),
+        };
         let cookie = inode.cookie();
-        let reply = ask(inode, OP_FLAGS, pos, length, Some(Purpose::Writeback))?;
+        let reply = find(inode, &question)?;
         let target = reply.write.ok_or(EIO)?;
         // Only the device matters to what happens later, and I/O is merged if this is the same.
         let token = Token {

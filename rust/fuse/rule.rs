@@ -34,7 +34,7 @@ rules! {
     UnknownType = c"unknown-type",
     /// NOCACHE belongs into an upsert.
     NocacheInReply = c"nocache-in-reply",
-    /// RETRY_CACHE, but there is nothing in the cache.
+    /// RETRY_CACHE, but the cache does not have it, or this is no answer.
     RetryWithoutCache = c"retry-without-cache",
     /// PURE_OVERWRITE on the side that it would refer to.
     PureOverwriteInRead = c"pure-overwrite-in-read",
@@ -68,6 +68,10 @@ rules! {
     BeyondDevice = c"beyond-device",
     /// The mapping does not contain the position that was asked for.
     NotContainingPos = c"not-containing-pos",
+    /// Of the mappings that follow in an answer, one does not begin where the one before it ends.
+    NotContiguous = c"not-contiguous",
+    /// INLINE says nothing that could be cached.
+    InlineInUpsert = c"inline-in-upsert",
     /// A write needs blocks, or a reservation of them.
     HoleForWrite = c"hole-for-write",
     /// The server cannot be asked for an address when the I/O is submitted.

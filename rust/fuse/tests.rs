@@ -53,6 +53,7 @@ impl Devices for TwoDevices {
 /// An inode with blocks of 1 KiB in a filesystem with files up to 1 TiB.
 const LIMITS: Limits = Limits {
     block_size: 1024,
+    may_cache: false,
     max_bytes: 1 << 40,
 };
 

@@ -59,6 +59,7 @@ pub(crate) fn end(
     };
 
     writeback.layout_has_changed(lock, answer.is_ok().then_some(new));
+    inode.mappings_changed_in(old.min(new).unsigned_abs()..u64::MAX);
     if answer.is_err() {
         give_up(inode, lock, invalidate, old, new);
     }

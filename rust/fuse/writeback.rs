@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completions of writes, and what the server has to be told of them.
+//! What is kept for a file that may become dirty, and completions of writes.
 //!
-//! I/O that changes metadata (unwritten, shared, appending or failed) goes on a list of its inode,
-//! which a work item takes, sorts and merges; each piece is one IOEND to the server, whose answer
-//! is the result of the writeback.  All other I/O is finished where the device reports it.  Direct
-//! writes are told in the same way, by the task that ends them.
+//! Writeback that changes metadata (unwritten, shared, appending or failed) goes on a list of its
+//! inode, which a work item takes, sorts and merges; the server is told of each piece, and its
+//! answer is the result of the writeback, see [`crate::ioend`].  All other writeback is finished
+//! where the device reports it.  Of a direct write the server is told by the task that ends it.
 #![deny(unsafe_code)]
 
 use crate::{
+    cache,
     fuse::IomapInode,
-    mapping::{Token, NO_ADDR},
-    once::get_or_make,
-    rule::Rule, //
+    ioend::{Completion, Gathering, MAX_BATCH},
+    mapping::Side,
+    once::get_or_make, //
 };
+use core::ops::Range;
 use kernel::{
-    bindings::{self, fuse_iomap_ioend_in},
+    alloc::kvec::PushError,
     fs::{
-        iomap::{Ioend, IoendList, WrittenFlag, WrittenFlags},
+        iomap::{Ioend, IoendList, WrittenFlags},
         Exclusive,
+        NofsScope,
         Offset, //
     },
     impl_has_work,
@@ -38,6 +41,9 @@ pub(crate) struct Writeback {
     ioends: IoendList,
     #[pin]
     work: Work<Self>,
+    /// Direct writes that the server is to be told of.
+    #[pin]
+    direct: Gathering,
     /// Changes whenever mappings may have; the validity cookie of fs/iomap.
     sequence: Atomic<u64>,
     /// The size of the file on disk, in bytes, as the server knows it.
@@ -62,6 +68,7 @@ impl Writeback {
             pin_init!(Self {
                 ioends <- IoendList::new(),
                 work <- new_work!("fuse_iomap::Writeback::work"),
+                direct <- Gathering::new(),
                 sequence: Atomic::new(1u64),
                 disk_size: Atomic::new(disk_size),
                 layout: Atomic::new(0u64),
@@ -99,65 +106,13 @@ impl Writeback {
         self.layout.fetch_add(1, Full);
     }
 
-    /// Sends what IOEND has to tell of a range, and checks the answer.
-    ///
-    /// May sleep.  Returns the status of the I/O, or what is wrong with the answer.
-    fn tell(&self, inode: IomapInode<'_>, done: &Completion) -> Result {
-        let flags = self.flags(done);
-        if done.status.is_ok() && flags & NEEDS_SERVER == 0 {
-            // Another one has made the file long enough meanwhile.
-            return Ok(());
-        }
-
-        let request = fuse_iomap_ioend_in {
-            flags,
-            error: done.status.map_or_else(Error::to_errno, |()| 0),
-            attr_ino: inode.attr_ino(),
-            pos: done.pos,
-            new_addr: done.addr,
-            written: done.size,
-            dev: done.dev,
-            pad: 0,
-        };
-        let layout = self.layout.load(Acquire);
-        let old = self.disk_size();
-        let answer = inode.send_ioend(&request);
-        inode.trace_ioend(&request, &answer);
-
-        if flags & REMAPS != 0 {
-            // Before the folios can be reclaimed: what is read then has to be the new blocks.
-            self.mappings_changed();
-            inode.blocks_changed();
-        }
-        // What the device says comes first.
-        done.status?;
-
-        let end = request.pos.saturating_add(request.written);
-        // Without an answer, nobody but the kernel knows the size.
-        let newsize = answer?.unwrap_or_else(|| end.max(old.unsigned_abs()));
-        // While a file is being truncated, it still has its old size on disk.
-        let largest = end.max(inode.vfs().size().max(old).unsigned_abs());
-
-        let layout_is_stable = layout % 2 == 0 && layout == self.layout.load(Acquire);
-        if layout_is_stable && newsize > largest {
-            inode.report_newsize(Rule::NewsizeBeyondData, &request, newsize);
-            return Err(EUCLEAN);
-        }
-        if layout_is_stable && newsize < old.unsigned_abs() {
-            inode.report_newsize(Rule::NewsizeShrinks, &request, newsize);
-            return Err(EUCLEAN);
-        }
-        if flags & bindings::FUSE_IOMAP_IOEND_APPEND != 0 {
-            // Nothing makes the file smaller while data beyond its end on disk is in flight, but
-            // something else may have made it larger.
-            let newsize = Offset::try_from(newsize.min(largest)).map_err(|_| EUCLEAN)?;
-            self.grow_disk_size(newsize);
-        }
-        Ok(())
+    /// Goes up before and after the layout of the file changes: odd in between.
+    pub(crate) fn layout(&self) -> u64 {
+        self.layout.load(Acquire)
     }
 
     /// Makes the file at least this large on disk.
-    fn grow_disk_size(&self, size: Offset) {
+    pub(crate) fn grow_disk_size(&self, size: Offset) {
         let mut old = self.disk_size();
         while old < size {
             match self.disk_size.cmpxchg(old, size, Full) {
@@ -166,111 +121,63 @@ impl Writeback {
             }
         }
     }
-
-    /// The IOEND flags of a completion.
-    ///
-    /// Any context.
-    fn flags(&self, done: &Completion) -> u32 {
-        let appends = done.size != 0 && done.end() > self.disk_size().unsigned_abs();
-
-        if appends {
-            done.flags | bindings::FUSE_IOMAP_IOEND_APPEND
-        } else {
-            done.flags
-        }
-    }
 }
-
-/// A range whose I/O is complete.
-struct Completion {
-    /// Start, in bytes.
-    pos: u64,
-    /// Length, in bytes.
-    size: u64,
-    /// IOEND flags, but for `FUSE_IOMAP_IOEND_APPEND`.
-    flags: u32,
-    /// What the device says.
-    status: Result,
-    /// Where on the device the data is, in bytes, or [`NO_ADDR`].
-    addr: u64,
-    /// The server's id for the device.
-    dev: u32,
-}
-
-impl Completion {
-    /// The range of an ioend of writeback.
-    fn of_writeback(ioend: &Ioend) -> Self {
-        let flags = [
-            (ioend.is_unwritten(), bindings::FUSE_IOMAP_IOEND_UNWRITTEN),
-            (ioend.is_shared(), bindings::FUSE_IOMAP_IOEND_SHARED),
-            (ioend.is_boundary(), bindings::FUSE_IOMAP_IOEND_BOUNDARY),
-        ];
-
-        Self {
-            pos: ioend.offset().unsigned_abs(),
-            size: ioend.size(),
-            flags: collect(bindings::FUSE_IOMAP_IOEND_WRITEBACK, flags),
-            status: ioend.status(),
-            addr: ioend.addr(),
-            dev: Token::from_word(ioend.private()).dev,
-        }
-    }
-
-    /// The range of a direct write, which may be on several extents.
-    fn of_direct(pos: Offset, size: u64, status: Result, met: WrittenFlags) -> Self {
-        let flags = [
-            (
-                met.contains(WrittenFlag::Unwritten),
-                bindings::FUSE_IOMAP_IOEND_UNWRITTEN,
-            ),
-            (
-                met.contains(WrittenFlag::Cow),
-                bindings::FUSE_IOMAP_IOEND_SHARED,
-            ),
-        ];
-
-        Self {
-            pos: pos.unsigned_abs(),
-            size,
-            flags: collect(bindings::FUSE_IOMAP_IOEND_DIRECT, flags),
-            status,
-            addr: NO_ADDR,
-            dev: bindings::FUSE_IOMAP_DEV_NULL,
-        }
-    }
-
-    /// The end of the range, in bytes.
-    fn end(&self) -> u64 {
-        self.pos.saturating_add(self.size)
-    }
-}
-
-/// Adds the flags that are meant to others.
-fn collect<const N: usize>(others: u32, flags: [(bool, u32); N]) -> u32 {
-    flags
-        .into_iter()
-        .filter(|&(is, _)| is)
-        .fold(others, |all, (_, bit)| all | bit)
-}
-
-/// The IOEND flags that say that other blocks belong to the file now.
-const REMAPS: u32 = bindings::FUSE_IOMAP_IOEND_UNWRITTEN | bindings::FUSE_IOMAP_IOEND_SHARED;
-
-/// The IOEND flags that the server has to act upon.
-const NEEDS_SERVER: u32 = REMAPS | bindings::FUSE_IOMAP_IOEND_APPEND;
 
 impl WorkItem for Writeback {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        let mut batch = {
+            // Reclaim may wait for this.
+            let _nofs = NofsScope::new();
+            KVec::with_capacity(MAX_BATCH, GFP_KERNEL).unwrap_or_default()
+        };
+
         this.ioends.drain(|ioend| {
-            let result = match IomapInode::new(ioend.inode()) {
-                Some(inode) => this.tell(inode, &Completion::of_writeback(&ioend)),
-                // The list is that of an inode in iomap mode.
-                None => Err(EIO),
-            };
-            ioend.finish(result);
+            if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
+                this.finish(&mut batch);
+                if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
+                    this.finish_one(ioend);
+                }
+            }
         });
+        this.finish(&mut batch);
+    }
+}
+
+impl Writeback {
+    /// Tells the server of a range that was written back, and ends that.
+    fn finish_one(&self, ioend: Ioend) {
+        let result = match IomapInode::new(ioend.inode()) {
+            Some(inode) => self.tell(inode, &Completion::of_writeback(&ioend)),
+            // The list is that of an inode in iomap mode.
+            None => Err(EIO),
+        };
+        ioend.finish(result);
+    }
+
+    /// As [`Writeback::finish_one`], for all of `batch`, which is empty then.
+    fn finish(&self, batch: &mut KVec<Ioend>) {
+        let mut results = [Err(EIO); MAX_BATCH];
+
+        if let Some(inode) = batch
+            .first()
+            .and_then(|ioend| IomapInode::new(ioend.inode()))
+        {
+            self.tell_all(
+                inode,
+                batch.len(),
+                |index| batch.get(index).map(Completion::of_writeback),
+                |index, result| {
+                    if let Some(place) = results.get_mut(index) {
+                        *place = result;
+                    }
+                },
+            );
+        }
+        while let Some(ioend) = batch.pop() {
+            ioend.finish(results.get(batch.len()).copied().unwrap_or(Err(EIO)));
+        }
     }
 }
 
@@ -286,9 +193,9 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
     };
 
     let done = Completion::of_writeback(&ioend);
-    let flags = writeback.flags(&done);
-    let deferred = flags & NEEDS_SERVER != 0 || done.status.is_err();
-    inode.trace_writeback_done(ioend.offset(), done.size, flags, deferred);
+    let disk_size = writeback.disk_size();
+    let deferred = done.matters(disk_size);
+    inode.trace_writeback_done(ioend.offset(), done.size, done.flags(disk_size), deferred);
     if !deferred {
         return Some(ioend);
     }
@@ -319,10 +226,16 @@ pub(crate) fn complete_direct(
         return status;
     };
     // END has told of what never got to a device.
-    if size == 0 {
+    let done = Completion::of_direct(pos, size, status, met);
+    if size == 0 || !done.matters(writeback.disk_size()) {
         return status;
     }
-    writeback.tell(inode, &Completion::of_direct(pos, size, status, met))
+
+    if inode.extensions().batch_ioend() {
+        writeback.direct.tell(writeback, inode, &done)
+    } else {
+        writeback.tell(inode, &done)
+    }
 }
 
 impl<'a> IomapInode<'a> {
@@ -365,23 +278,34 @@ impl<'a> IomapInode<'a> {
         }
     }
 
+    /// Drops what is cached of a range in bytes, and takes note that mappings of it that were handed
+    /// out may no longer be true.
+    ///
+    /// May sleep.
+    pub(crate) fn mappings_changed_in(self, range: Range<u64>) {
+        self.forget_mappings(&cache::BOTH, range);
+    }
+
+    /// As [`IomapInode::mappings_changed_in`], for these sides.
+    pub(crate) fn forget_mappings(self, sides: &[Side], range: Range<u64>) {
+        let block_size = u64::from(self.vfs().block_size());
+        let start = range.start - range.start % block_size;
+        let end = range.end.checked_next_multiple_of(block_size);
+
+        // In this order: who gets a mapping from the cache knows by then that it may be old.
+        self.state()
+            .cache
+            .invalidate(sides, start..end.unwrap_or(u64::MAX));
+        self.mappings_changed();
+    }
+
     /// Tells the server that dirty data has been given up, because it could not be mapped.
     ///
     /// May sleep.
     pub(crate) fn tell_discarded(self, pos: Offset, length: u64, error: Error) {
-        let request = fuse_iomap_ioend_in {
-            flags: bindings::FUSE_IOMAP_IOEND_WRITEBACK,
-            error: error.to_errno(),
-            attr_ino: self.attr_ino(),
-            pos: pos.unsigned_abs(),
-            new_addr: NO_ADDR,
-            written: length,
-            dev: bindings::FUSE_IOMAP_DEV_NULL,
-            pad: 0,
-        };
-        // The error that counts is the one that is being told.
-        let answer = self.send_ioend(&request);
-        self.trace_ioend(&request, &answer);
-        self.mappings_changed();
+        if let Some(writeback) = self.state().writeback.as_ref() {
+            // The error that counts is the one that is being told.
+            let _ = writeback.tell(self, &Completion::of_discarded(pos, length, error));
+        }
     }
 }

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding mappings: in the cache, or by asking the server (BEGIN).
+#![deny(unsafe_code)]
+
+use crate::{
+    cache::Cache,
+    fuse::{Device, IomapInode, Patience},
+    mapping::{
+        DeviceLimits,
+        Devices,
+        Mapping,
+        Place,
+        Purpose,
+        Refusal,
+        Side,
+        NO_ADDR, //
+    },
+    rule::Rule, //
+};
+use core::{mem::size_of, ops::Range};
+use kernel::{
+    bindings::{self, fuse_iomap_begin_in, fuse_iomap_io},
+    fs::NofsScope,
+    prelude::*, //
+};
+
+/// How often a server may say that the cache has the answer when it has not.
+const MAX_RETRIES: usize = 8;
+
+/// How many mappings an answer has at most, with the extension BATCH_MAPPINGS: a page of them.
+const MAX_MAPPINGS: usize = 4096 / size_of::<fuse_iomap_io>();
+
+/// The devices of a connection, as seen from one of its inodes.
+impl<'a> Devices for IomapInode<'a> {
+    type Device = &'a Device;
+
+    fn find(&self, id: u32) -> Result<Option<&'a Device>> {
+        self.state()
+            .devices
+            .find_or_enter(id, || self.open_device(id))
+    }
+
+    fn limits(device: &'a Device) -> DeviceLimits {
+        let device = device.block_device();
+
+        DeviceLimits {
+            logical_block: u64::from(device.logical_block_size()),
+            bytes: device.size(),
+        }
+    }
+}
+
+/// A mapping whose device the inode keeps.
+pub(crate) type InodeMapping<'a> = Mapping<&'a Device>;
+
+/// Tells the log and the trace why a mapping was refused.
+pub(crate) fn refuse(inode: IomapInode<'_>, wire: &fuse_iomap_io, refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Rule(rule) => {
+            inode.report_rejected(rule, wire);
+            EUCLEAN
+        }
+        Refusal::Error(error) => error,
+    }
+}
+
+/// Both sides of an answer, checked.
+pub(crate) struct Reply<'a> {
+    pub(crate) read: InodeMapping<'a>,
+    /// Where to write, if that was asked for.
+    pub(crate) write: Option<InodeMapping<'a>>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Question {
+    /// For the server.
+    pub(crate) opflags: u32,
+    /// Start, in bytes.
+    pub(crate) pos: u64,
+    /// Length, in bytes.
+    pub(crate) count: u64,
+    /// What the write side has to be fit for; without one it is checked but not used.
+    pub(crate) purpose: Option<Purpose>,
+}
+
+impl Question {
+    /// Tests one of the operation flags.
+    fn has(&self, flag: u32) -> bool {
+        self.opflags & flag != 0
+    }
+
+    /// Checks both sides of an answer.  Fails with what is wrong, and with which side.
+    fn check<'a>(
+        &self,
+        inode: IomapInode<'a>,
+        read: &fuse_iomap_io,
+        write: &fuse_iomap_io,
+    ) -> Result<Reply<'a>, (Side, Refusal)> {
+        let limits = inode.limits();
+
+        let read = Mapping::parse(read, Side::Read, &limits, &inode)
+            .and_then(|read| Ok(read.for_read(self.pos, &limits)?))
+            .map_err(|refusal| (Side::Read, refusal))?;
+        let write = Mapping::parse(write, Side::Write, &limits, &inode)
+            .and_then(|write| match self.purpose {
+                Some(purpose) => Ok(Some(write.for_write(&read, self.pos, purpose)?)),
+                // A read does not use this side, but a server that fills it with garbage has gone
+                // wrong.
+                None => Ok(None),
+            })
+            .map_err(|refusal| (Side::Write, refusal))?;
+
+        Ok(Reply { read, write })
+    }
+}
+
+/// Finds the mappings at a position.
+///
+/// May sleep, unless the operation must not: then it fails with `EAGAIN` if the server would have
+/// to be asked.
+pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
+    if inode.is_bad() {
+        return Err(EIO);
+    }
+
+    let reply = match look_up(inode, question) {
+        Some(reply) => reply,
+        None if question.has(bindings::FUSE_IOMAP_OP_NOWAIT) => return Err(EAGAIN),
+        None => ask(inode, question)?,
+    };
+    if let Some(write) = &reply.write {
+        // Registering it was fine on a mount that was read-only then.
+        if matches!(write.place(), Place::Mapped(device, _) | Place::Unwritten(device, _)
+            if !device.is_writable())
+        {
+            return Err(EROFS);
+        }
+    }
+    Ok(reply)
+}
+
+/// Finds the mappings at a position in the cache.
+///
+/// Does not sleep, but for a mapping to a device that the inode has not met.
+pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<Reply<'a>> {
+    // The server wants to know of these.
+    if question.has(bindings::FUSE_IOMAP_OP_ATOMIC | bindings::FUSE_IOMAP_OP_SWAPFILE) {
+        return None;
+    }
+
+    let cache = &inode.state().cache;
+    let found = |side| cache.lookup(side, question.pos);
+    let (read, write) = match question.purpose {
+        None => {
+            let read = found(Side::Read)?;
+            (read, hole(&read))
+        }
+        Some(purpose) => {
+            let write = found(Side::Write)?;
+            let overwrites = u32::from(write.type_) == bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE;
+
+            if purpose == Purpose::Writeback && !overwrites {
+                (hole(&write), write)
+            } else {
+                (found(Side::Read)?, write)
+            }
+        }
+    };
+
+    // What is fit for another purpose may not be for this one. Then the server knows more.
+    let reply = question.check(inode, &read, &write).ok()?;
+    let is_hole = matches!(&reply.write, Some(write) if matches!(write.place(), Place::Hole));
+    if question.purpose == Some(Purpose::Writeback) && is_hole {
+        return None;
+    }
+    Some(reply)
+}
+
+/// A hole where a mapping is, for the side that does not matter.
+fn hole(of: &fuse_iomap_io) -> fuse_iomap_io {
+    fuse_iomap_io {
+        offset: of.offset,
+        length: of.length,
+        addr: NO_ADDR,
+        // CAST: The types are below 256.
+        type_: bindings::FUSE_IOMAP_TYPE_HOLE as u16,
+        flags: 0,
+        dev: bindings::FUSE_IOMAP_DEV_NULL,
+    }
+}
+
+/// Asks the server for the mappings at a position.
+fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
+    let request = fuse_iomap_begin_in {
+        opflags: question.opflags,
+        reserved: 0,
+        attr_ino: inode.attr_ino(),
+        pos: question.pos,
+        count: question.count,
+    };
+    let mut sides = [fuse_iomap_io::default(); 2];
+    let mut many = room_for_many(inode, question);
+    let room = match &mut many {
+        Some(many) => many.as_mut_slice(),
+        None => &mut sides,
+    };
+
+    for _ in 0..MAX_RETRIES {
+        let generation = inode.state().cache.generation();
+        let count = send(inode, question, &request, room)?;
+        let Some(([read, write], more)) = room
+            .get(..count)
+            .and_then(|room| room.split_first_chunk::<2>())
+        else {
+            return Err(EIO);
+        };
+
+        if u32::from(read.type_) == bindings::FUSE_IOMAP_TYPE_RETRY_CACHE {
+            match look_up(inode, question) {
+                Some(reply) => return Ok(reply),
+                None => continue,
+            }
+        }
+
+        let reply = question
+            .check(inode, read, write)
+            .map_err(|(side, refusal)| match side {
+                Side::Read => refuse(inode, read, refusal),
+                Side::Write => refuse(inode, write, refusal),
+            })?;
+        check_more(inode, read, more)?;
+
+        inode.trace_mapping(read);
+        if question.purpose.is_some() {
+            inode.trace_mapping(write);
+            inode.blocks_changed();
+        }
+        remember(inode, generation, &reply, (read, write), more);
+        return Ok(reply);
+    }
+
+    inode.report_rejected(Rule::RetryWithoutCache, &sides_of(room));
+    Err(EIO)
+}
+
+/// The read side of an answer, for the log.
+fn sides_of(room: &[fuse_iomap_io]) -> fuse_iomap_io {
+    room.first().copied().unwrap_or_default()
+}
+
+/// Room for more mappings than the two sides, if the server may send them, and there is memory.
+fn room_for_many(inode: IomapInode<'_>, question: &Question) -> Option<KVec<fuse_iomap_io>> {
+    if !inode.extensions().batch_mappings() || question.purpose == Some(Purpose::Writeback) {
+        return None;
+    }
+
+    let _nofs = NofsScope::new();
+    KVec::from_elem(fuse_iomap_io::default(), MAX_MAPPINGS, GFP_KERNEL).ok()
+}
+
+/// Sends the question, and translates what a server can say instead of an answer.
+fn send(
+    inode: IomapInode<'_>,
+    question: &Question,
+    request: &fuse_iomap_begin_in,
+    room: &mut [fuse_iomap_io],
+) -> Result<usize> {
+    let patience = match question.purpose {
+        Some(Purpose::Writeback) => Patience::Forced,
+        _ => Patience::Killable,
+    };
+
+    inode.trace_begin(request);
+    match inode.send_begin(request, room, patience) {
+        // One that cannot have this done directly says so. Else, there is no iomap without BEGIN.
+        Err(error) if error == ENOTBLK || error == ENOSYS => {
+            if question.has(bindings::FUSE_IOMAP_OP_DIRECT) {
+                Err(ENOTBLK)
+            } else {
+                Err(EIO)
+            }
+        }
+        answer => answer,
+    }
+}
+
+/// Checks the mappings that follow both sides: each begins where the one before it ends.
+fn check_more(inode: IomapInode<'_>, read: &fuse_iomap_io, more: &[fuse_iomap_io]) -> Result {
+    let limits = inode.limits();
+    // Of what was accepted, none of this overflows.
+    let mut end = read.offset.saturating_add(read.length);
+
+    for wire in more {
+        let mapping = Mapping::parse(wire, Side::Read, &limits, &inode)
+            .map_err(|refusal| refuse(inode, wire, refusal))?;
+        if mapping.start() != end {
+            return Err(refuse(inode, wire, Rule::NotContiguous.into()));
+        }
+        end = mapping.end();
+    }
+    Ok(())
+}
+
+/// Puts what the server wants cached into the cache.
+fn remember(
+    inode: IomapInode<'_>,
+    generation: u64,
+    reply: &Reply<'_>,
+    (read, write): (&fuse_iomap_io, &fuse_iomap_io),
+    more: &[fuse_iomap_io],
+) {
+    let Some(pool) = inode.pool() else {
+        return;
+    };
+    // To answer, the server may have given the file blocks.
+    let changed = reply.write.as_ref().map(|write| Range {
+        start: write.start(),
+        end: write.end(),
+    });
+    let flagged = [(Side::Read, read), (Side::Write, write)]
+        .into_iter()
+        .filter(|(_, wire)| u32::from(wire.flags) & bindings::FUSE_IOMAP_F_CACHE != 0);
+
+    let cache: &Cache = &inode.state().cache;
+    cache.insert_since(
+        pool,
+        generation,
+        changed,
+        Iterator::chain(flagged, more.iter().map(|wire| (Side::Read, wire))),
+    );
+}
