@@ -258,8 +258,13 @@ impl<F: Filesystem + ?Sized> Dispatcher<'_, F> {
                 Ok(())
             }
             opcode::IOMAP_BEGIN => {
-                let mut reply = fs.iomap_begin(req, node, &a.take()?)?;
+                let arg: IomapBeginIn = a.take()?;
+                let mut reply = fs.iomap_begin(req, node, &arg)?;
                 reply.limit(self.connection.extensions());
+                if arg.opflags & iomap_op::WRITEBACK != 0 {
+                    // Nobody reads on, so there is no room for them.
+                    reply.more.clear();
+                }
                 put(out, &reply.to_wire());
                 for mapping in &reply.more {
                     put(out, &mapping.to_wire());

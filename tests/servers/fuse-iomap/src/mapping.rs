@@ -140,7 +140,7 @@ pub struct BeginReply {
     pub write: Mapping,
     /// Mappings that follow `read`, contiguous and ascending, which the kernel caches. They are
     /// sent only if [`BATCH_MAPPINGS`](crate::wire::iomap_config::BATCH_MAPPINGS) was negotiated,
-    /// and as far as there is room for them ([`MAX_MORE_MAPPINGS`]).
+    /// and as far as there is room for them ([`MAX_MORE_MAPPINGS`]; none for WRITEBACK).
     pub more: Vec<Mapping>,
 }
 

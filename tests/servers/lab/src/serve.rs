@@ -5,6 +5,7 @@
 //! At the end it says on standard error what was done, and fails if the kernel did anything against
 //! the protocol, or wrote where no file ever was.
 
+use fuse_iomap::wire::fopen;
 use fuse_iomap::{MountOptions, Session, SessionOptions};
 use lab::caching::CacheSpec;
 use lab::devices;
@@ -30,6 +31,7 @@ const USAGE: &str = "usage: lab serve --device DEV [--device DEV2] [OPTIONS] MOU
   --cache-bytes N       most memory for the mappings of one file there
   --batch-mappings N    most further mappings in one answer (126)
   --batch-ioend on|off  completions may come together (on)
+  --direct-io           have files read and written past the page cache
   --atomic-o-trunc      have O_TRUNC come with OPEN where that is allowed
   --seed N              of all random decisions (1)
   --threads N           worker threads (4)
@@ -84,6 +86,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Serve, String> {
             "--no-fill" => options.fill = false,
             "--poison-again" => options.poison_again = true,
             "--want-end" => policy.want_end = true,
+            "--direct-io" => options.open_flags = fopen::DIRECT_IO,
             "--atomic-o-trunc" => options.atomic_o_trunc = true,
             "--seed" => scenario.seed = number(value()?)?,
             "--threads" => options.threads = number(value()?)? as usize,

@@ -280,6 +280,12 @@ fn iomap_answers_are_laid_out_as_in_the_protocol() {
     assert_eq!((error, out.len()), (0, 96));
     assert_eq!(out[64..72], 12_288u64.to_ne_bytes());
     assert_eq!(batching.counters().more_mappings(), 1);
+    let writeback = IomapBeginIn {
+        opflags: iomap_op::WRITE | iomap_op::WRITEBACK,
+        ..begin
+    };
+    let (error, out) = answer_on(&batching, opcode::IOMAP_BEGIN, writeback.as_bytes());
+    assert_eq!((error, out.len()), (0, 64));
     let (error, out) = answer(opcode::IOMAP_BEGIN, begin.as_bytes());
     assert_eq!((error, out.len()), (0, 64));
 }

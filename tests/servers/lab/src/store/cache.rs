@@ -79,7 +79,8 @@ impl File {
             _ => false,
         };
         if let Some(write) = &mut answer.write {
-            write.flags |= cache;
+            // The kernel keeps nothing that is new for one write only; this is not.
+            write.flags = write.flags & !iomap_flags::NEW | cache;
         } else if known && answer.read.kind == iomap_type::UNWRITTEN {
             // Said even though it is the same: an older answer that is still on its way may say that
             // there is a hole to read.
