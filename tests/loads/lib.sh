@@ -11,6 +11,9 @@
 #   lab-POLICY                lab with one of its ways to map files for writing; see
 #                             lab_options for what is added to each
 #
+# Behind the name of one of our servers, "+HOW" says how it uses the kernel's cache
+# of mappings (its option --cache): ext4+off, lab-cow+eager.
+#
 # LOADS=long asks for full sizes; otherwise they suit a test run of minutes.
 
 # shellcheck disable=SC2034
@@ -55,7 +58,7 @@ check() {
 fs_make() {
 	local kind=$1 device=$2
 	shift 2
-	case $kind in
+	case ${kind%+*} in
 	kernel-ext4 | ext4) mke2fs -q -F -t ext4 -b "${BLOCK_SIZE:-4096}" "$@" "$device" ;;
 	kernel-xfs) mkfs.xfs -q -f "$@" "$device" ;;
 	lab-*) wipefs -q -a "$device" ;;
@@ -72,6 +75,10 @@ fs_mount() {
 	shift 3
 	mkdir -p "$directory"
 	SERVER=
+	if [[ $kind == *+* ]]; then
+		set -- --cache "${kind#*+}" "$@"
+		kind=${kind%+*}
+	fi
 	case $kind in
 	kernel-*) mount -t "${kind#kernel-}" "$@" "$device" "$directory" ;;
 	ext4) server_mount ext4 "$directory" "$FI_BIN/ext4" --foreground --require-iomap "$@" "$device" "$directory" ;;
@@ -91,6 +98,7 @@ lab_options() {
 	cow) echo --policy cow --cow-always --longest 5 --guards --poison-again ;;
 	cow-mapped) echo --policy cow --cow-always --cow-mapped --longest 5 --want-end ;;
 	delalloc) echo --policy delalloc --extra 8 --longest 6 --guards --poison-again ;;
+	direct) echo --policy unwritten --direct-io --extra 3 --poison-again ;;
 	small) echo --policy unwritten --blksize 512 --longest 9 --poison-again ;;
 	esac
 }
@@ -136,7 +144,7 @@ fs_umount() {
 
 # fs_check KIND DEVICE: is the unmounted filesystem in order?
 fs_check() {
-	case $1 in
+	case ${1%+*} in
 	kernel-ext4 | ext4) e2fsck -fn "$2" ;;
 	kernel-xfs) xfs_repair -n "$2" ;;
 	lab-*) ;;
