@@ -70,6 +70,8 @@ pub(crate) struct Reply<'a> {
     pub(crate) read: InodeMapping<'a>,
     /// Where to write, if that was asked for.
     pub(crate) write: Option<InodeMapping<'a>>,
+    /// The validity cookie of both.
+    pub(crate) cookie: u64,
 }
 
 /// What is asked.
@@ -91,12 +93,13 @@ impl Question {
         self.opflags & flag != 0
     }
 
-    /// Checks both sides of an answer.  Fails with what is wrong, and with which side.
+    /// Checks both sides of an answer that is valid as long as `cookie` is.  Fails with what is wrong, and with which side.
     fn check<'a>(
         &self,
         inode: IomapInode<'a>,
         read: &fuse_iomap_io,
         write: &fuse_iomap_io,
+        cookie: u64,
     ) -> Result<Reply<'a>, (Side, Refusal)> {
         let limits = inode.limits();
 
@@ -112,7 +115,11 @@ impl Question {
             })
             .map_err(|refusal| (Side::Write, refusal))?;
 
-        Ok(Reply { read, write })
+        Ok(Reply {
+            read,
+            write,
+            cookie,
+        })
     }
 }
 
@@ -150,6 +157,8 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
         return None;
     }
 
+    // Before looking, so that a change that was not seen makes the answer invalid.
+    let cookie = inode.cookie();
     let cache = &inode.state().cache;
     let found = |side| cache.lookup(side, question.pos);
     let (read, write) = match question.purpose {
@@ -170,7 +179,7 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
     };
 
     // What is fit for another purpose may not be for this one. Then the server knows more.
-    let reply = question.check(inode, &read, &write).ok()?;
+    let reply = question.check(inode, &read, &write, cookie).ok()?;
     let is_hole = matches!(&reply.write, Some(write) if matches!(write.place(), Place::Hole));
     if question.purpose == Some(Purpose::Writeback) && is_hole {
         return None;
@@ -209,6 +218,7 @@ fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
 
     for _ in 0..MAX_RETRIES {
         let generation = inode.state().cache.generation();
+        let mut cookie = inode.cookie();
         let count = send(inode, question, &request, room)?;
         let Some(([read, write], more)) = room
             .get(..count)
@@ -224,12 +234,16 @@ fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
             }
         }
 
-        let reply = question
-            .check(inode, read, write)
-            .map_err(|(side, refusal)| match side {
-                Side::Read => refuse(inode, read, refusal),
-                Side::Write => refuse(inode, write, refusal),
-            })?;
+        if question.purpose.is_some() {
+            cookie = inode.may_have_changed(cookie);
+        }
+        let reply =
+            question
+                .check(inode, read, write, cookie)
+                .map_err(|(side, refusal)| match side {
+                    Side::Read => refuse(inode, read, refusal),
+                    Side::Write => refuse(inode, write, refusal),
+                })?;
         check_more(inode, read, more)?;
 
         inode.trace_mapping(read);

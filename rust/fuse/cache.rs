@@ -128,7 +128,7 @@ impl Cache {
             return false;
         };
 
-        let is_true = extents.change(|extents| {
+        extents.change(|extents| {
             if let Some(range) = changed {
                 for side in BOTH {
                     extents.erase(side, range.clone());
@@ -142,9 +142,7 @@ impl Cache {
                 let _ = extents.insert(side, record, GFP_NOWAIT | __GFP_NOWARN);
             }
             true
-        });
-        extents.relieve();
-        is_true
+        })
     }
 
     /// Puts `records` into the cache, because the server says so of its own accord.
@@ -166,14 +164,12 @@ impl Cache {
             return Ok(());
         };
 
-        let result = extents.change(|extents| {
+        extents.change(|extents| {
             // All of them, also after an error: what is there now is old.
             records.into_iter().fold(Ok(()), |result, (side, record)| {
                 result.and(extents.insert(side, record, GFP_KERNEL | __GFP_NOWARN))
             })
-        });
-        extents.relieve();
-        result
+        })
     }
 
     /// Drops what is cached of a range of both or one of the sides, and what may be on its way.

@@ -212,7 +212,7 @@ fn write_alone<'a>(
     if let Submitted::Done(request, Ok(_)) = &submitted {
         // The position is behind what was written. The server knows already.
         if request.pos() > inode.vfs().size() {
-            lock.set_size(request.pos());
+            lock.extend(request.pos());
         }
     }
     writeback.layout_has_changed(&lock, None);

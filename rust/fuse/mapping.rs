@@ -52,6 +52,8 @@ pub(crate) enum Purpose {
     Write,
     /// Writing past the page cache.
     Direct,
+    /// The same, where there are blocks with data; whether there are is to be found out.
+    Overwrite,
     /// Making shared blocks dirty in the page cache, where there are any.
     Unshare,
     /// Zeroing in the page cache, where there is something to zero.

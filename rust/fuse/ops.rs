@@ -85,6 +85,7 @@ fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mappi
 /// either.  Blocks with data there, which a server may have, are zeroed on the device.
 fn past_eof<'a>(
     inode: IomapInode<'a>,
+    read: &InodeMapping<'a>,
     mut target: InodeMapping<'a>,
     pos: u64,
     count: u64,
@@ -96,17 +97,21 @@ fn past_eof<'a>(
         return Ok(target);
     };
 
+    let has_data = matches!(read.place(), Place::Mapped(..));
+    let is_shared = target.has_flag(bindings::FUSE_IOMAP_F_SHARED);
     if pos < eof {
-        if !matches!(target.place(), Place::Hole | Place::Unwritten(..)) {
+        if has_data || !matches!(target.place(), Place::Hole | Place::Unwritten(..)) {
             target.limit(eof);
         }
         return Ok(target);
     }
 
     match target.place() {
-        Place::Mapped(..) if target.has_flag(bindings::FUSE_IOMAP_F_SHARED) => {
-            Err(Rule::SharedBeyondEof.into())
-        }
+        // The file would show what is there now, and that is not to be changed.
+        Place::Mapped(..) if is_shared && has_data => Err(Rule::SharedBeyondEof.into()),
+        Place::Unwritten(..) if has_data => Err(Rule::SharedBeyondEof.into()),
+        // Not the file's until something is written to it.
+        Place::Mapped(..) if is_shared => Ok(target.into_hole()),
         Place::Mapped(device, addr) => {
             let start = pos - pos % block_size;
             let end = pos
@@ -206,6 +211,8 @@ impl iomap::Operations for FuseIomap {
         let inode = IomapInode::new(inode).ok_or(EIO)?;
         let purpose = if flags.contains(OpFlag::Unshare) {
             Some(Purpose::Unshare)
+        } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::OverwriteOnly) {
+            Some(Purpose::Overwrite)
         } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::Direct) {
             Some(Purpose::Direct)
         } else if flags.contains(OpFlag::Write) {
@@ -222,9 +229,8 @@ impl iomap::Operations for FuseIomap {
             count: length,
             purpose,
         };
-        // Before the question, so that a change that the answer has not seen makes it invalid.
-        let cookie = inode.cookie();
         let reply = find(inode, &question)?;
+        let cookie = reply.cookie;
         if flags.contains(OpFlag::Direct) {
             check_direct(inode, &reply, start, length, flags)?;
         }
@@ -234,7 +240,7 @@ impl iomap::Operations for FuseIomap {
         };
         if purpose == Some(Purpose::Zero) {
             let wire = target.wire();
-            target = past_eof(inode, target, start, length)
+            target = past_eof(inode, &reply.read, target, start, length)
                 .map_err(|refusal| refuse(inode, &wire, refusal))?;
         }
 
@@ -357,7 +363,6 @@ impl iomap::WritebackOperations for FuseIomap {
             count: length,
             purpose: Some(Purpose::Writeback),
         };
-        let cookie = inode.cookie();
         let reply = find(inode, &question)?;
         let target = reply.write.ok_or(EIO)?;
         // Only the device matters to what happens later, and I/O is merged if this is the same.
@@ -366,7 +371,7 @@ impl iomap::WritebackOperations for FuseIomap {
             ..target.token()
         };
 
-        Ok(translate(&target, cookie)?.with_private(token.into_word()))
+        Ok(translate(&target, reply.cookie)?.with_private(token.into_word()))
     }
 
     fn discard(inode: &Inode, pos: Offset, length: u64, error: Error) {

@@ -269,6 +269,23 @@ impl<'a> IomapInode<'a> {
             .map_or(0, |writeback| writeback.sequence.load(Acquire))
     }
 
+    /// As [`IomapInode::mappings_changed`], when the server has given the file blocks perhaps, to
+    /// answer a question.  Returns the cookie of the answer, given that from before the question.
+    ///
+    /// Any context.
+    pub(crate) fn may_have_changed(self, before: u64) -> u64 {
+        let Some(writeback) = self.state().writeback.as_ref() else {
+            return before;
+        };
+
+        if writeback.sequence.fetch_add(1, Full) == before {
+            before.wrapping_add(1)
+        } else {
+            // Something else has changed too, and the answer may not have seen it.
+            before
+        }
+    }
+
     /// Takes note that mappings that were handed out may no longer be true.
     ///
     /// Any context.

@@ -152,6 +152,8 @@ pub(super) struct Inner {
     counted: usize,
     /// How many there may be.
     limit: usize,
+    /// Something was inserted that the pool has not heard of.
+    is_active: bool,
 }
 
 impl Inner {
@@ -160,6 +162,8 @@ impl Inner {
     /// May sleep if `flags` allow that.  Fails with `ENOMEM`; then it is the latter.
     pub(super) fn insert(&mut self, side: Side, record: &fuse_iomap_io, flags: Flags) -> Result {
         let range = record.offset..record.offset.saturating_add(record.length);
+        self.is_active = true;
+
         let Some(extent) = Extent::of(side, record) else {
             self.erase(side, range);
             return Ok(());
@@ -177,9 +181,7 @@ impl Inner {
             self.erase(side, range);
             return Err(error);
         }
-        while self.writer.len() > self.limit {
-            self.evict_one();
-        }
+        self.keep_limit();
         Ok(())
     }
 
@@ -217,6 +219,8 @@ impl Inner {
     pub(super) fn erase(&mut self, side: Side, range: Range<u64>) {
         if let Some(indices) = indices(side, &range) {
             self.erase_indices(indices);
+            // What remains on both sides of the range may be one more than before.
+            self.keep_limit();
         }
     }
 
@@ -237,6 +241,13 @@ impl Inner {
 
         self.writer.clear();
         count
+    }
+
+    /// Evicts what is too much.
+    fn keep_limit(&mut self) {
+        while self.writer.len() > self.limit {
+            self.evict_one();
+        }
     }
 
     /// Drops a range that has not been found for some time.
@@ -285,6 +296,7 @@ impl Extents {
                             hand: 0,
                             counted: 0,
                             limit,
+                            is_active: true,
                         },
                         "fuse_iomap::Extents::inner"
                     ),
@@ -309,42 +321,27 @@ impl Extents {
         Some(found.value.record(&(pos(first)..=pos(last))))
     }
 
-    /// Calls `f`, which may change what is cached.
+    /// Calls `f`, which may change what is cached; then makes room in the pool if there is none.
     ///
     /// May sleep.
     pub(super) fn change<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
-        let mut inner = self.inner.lock();
-        let result = f(&mut inner);
+        let result = self.with_inner(&mut self.inner.lock(), f);
 
-        self.count(&mut inner);
+        self.pool.relieve(self);
         result
     }
 
-    /// As [`Extents::change`] if nobody else is at it, and does not sleep.
-    fn try_change<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> Option<R> {
-        let mut inner = self.inner.try_lock()?;
-        let result = f(&mut inner);
-
-        self.count(&mut inner);
-        Some(result)
-    }
-
-    /// Tells the pool how many ranges there are.
-    fn count(&self, inner: &mut Inner) {
+    /// Calls `f` with the lock held, and tells the pool what has become of the cache.
+    fn with_inner<R>(&self, inner: &mut Inner, f: impl FnOnce(&mut Inner) -> R) -> R {
+        let result = f(inner);
         let count = inner.writer.len();
 
         self.pool.recount(inner.counted, count);
         inner.counted = count;
-    }
-
-    /// Makes room in the pool after something was inserted.
-    ///
-    /// May sleep.
-    pub(super) fn relieve(&self) {
-        if !self.was_active.load(Relaxed) {
+        if core::mem::take(&mut inner.is_active) && !self.was_active.load(Relaxed) {
             self.was_active.store(true, Relaxed);
         }
-        self.pool.relieve(self);
+        result
     }
 
     /// Whether something was inserted since the last call.
@@ -359,19 +356,23 @@ impl Extents {
     ///
     /// May sleep.
     pub(super) fn evict(&self, count: usize) {
-        self.change(|inner| inner.evict(count));
+        self.with_inner(&mut self.inner.lock(), |inner| inner.evict(count));
     }
 
     /// As [`Extents::evict`] if nobody else is changing something, and does not sleep.
     pub(super) fn try_evict(&self, count: usize) {
-        self.try_change(|inner| inner.evict(count));
+        if let Some(mut inner) = self.inner.try_lock() {
+            self.with_inner(&mut inner, |inner| inner.evict(count));
+        }
     }
 
     /// Drops all if nobody is changing something, and returns how many ranges that were.
     ///
     /// Needs no memory.
     pub(super) fn try_clear(&self) -> Option<usize> {
-        self.try_change(Inner::clear)
+        let mut inner = self.inner.try_lock()?;
+
+        Some(self.with_inner(&mut inner, Inner::clear))
     }
 }
 

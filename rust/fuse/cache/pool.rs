@@ -24,8 +24,10 @@ use kernel::{
 /// the tree, of which one has 256 bytes for up to 16 ranges and gaps.
 pub(crate) const RANGE_BYTES: usize = 96;
 
-/// Ranges that are evicted from a cache at once to make room for those of another.
-const EVICT_RANGES: usize = 64;
+/// The share of a pool that is evicted from a cache at once to make room for another, and how many
+/// ranges that is at most.
+const EVICT_SHARE: usize = 16;
+const MAX_EVICTED: usize = 64;
 
 /// Caches that are asked to make room for another one, before that has to itself.
 const MAX_VICTIMS: usize = 16;
@@ -215,17 +217,20 @@ impl Shared {
         self.ranges.load(Relaxed).saturating_sub(self.max_ranges)
     }
 
-    /// Makes room after something was inserted into `cache`, whose lock the caller does not hold.
+    /// Makes room if there are too many ranges, perhaps because of `cache`, whose lock the caller
+    /// does not hold.
     ///
     /// May sleep.
     pub(super) fn relieve(&self, cache: &Extents) {
+        let batch = (self.max_ranges / EVICT_SHARE).clamp(1, MAX_EVICTED);
+
         for _ in 0..MAX_VICTIMS {
             if self.excess() == 0 {
                 return;
             }
             let victim = self.caches.lock().next_victim();
             if let Some(victim) = victim {
-                victim.try_evict(EVICT_RANGES);
+                victim.try_evict(batch);
             }
         }
 

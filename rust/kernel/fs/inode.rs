@@ -262,6 +262,18 @@ impl<'a> Exclusive<'a> {
         unsafe { bindings::i_size_write(self.inode.as_ptr(), size) };
     }
 
+    /// Makes the file larger, to `size` bytes.
+    ///
+    /// May sleep.  What the page cache has beyond the old size, in the same page, reads as zeroes
+    /// then (`pagecache_isize_extended`); what the filesystem has there has to.
+    pub fn extend(&self, size: Offset) {
+        let old = self.inode.size();
+
+        self.set_size(size);
+        // SAFETY: The inode is alive, and the lock is held since before it had its new size.
+        unsafe { bindings::pagecache_isize_extended(self.inode.as_ptr(), old, size) };
+    }
+
     /// Takes note that the file has no privileges that a write takes from it (`S_NOSEC`), so that
     /// the next write need not look for them.
     ///

@@ -25,6 +25,9 @@ const FILE: usize = 48;
 /// How long it runs.
 const RUN: Delta = Delta::from_millis(400);
 
+/// Long enough to let other tasks run: for less, the CPU is kept.
+const PAUSE: Delta = Delta::from_micros(20);
+
 /// What the tasks share.
 #[pin_data]
 struct Race {
@@ -65,7 +68,7 @@ impl Race {
     /// whether it is still time.
     fn goes_on(&self, random: &mut Random) -> bool {
         if random.below(32) == 0 {
-            fsleep(Delta::from_micros(1));
+            fsleep(PAUSE);
         }
         self.start.elapsed() < RUN
     }
@@ -109,7 +112,7 @@ impl Race {
                 (blocks.start + same as u64, change)
             };
             if random.below(8) == 0 {
-                fsleep(Delta::from_micros(1));
+                fsleep(PAUSE);
             }
 
             let said = record(blocks.start..end, change);
