@@ -42,9 +42,9 @@ mod pool;
 #[cfg(CONFIG_FUSE_IOMAP_KUNIT_TEST)]
 mod tests;
 
-use crate::{mapping::Side, once::get_or_make};
+use crate::mapping::Side;
 use core::ops::Range;
-use extents::{Extents, Handle};
+use extents::Extents;
 use kernel::{
     bindings::fuse_iomap_io,
     fs::NofsScope,
@@ -52,7 +52,9 @@ use kernel::{
     sync::{
         atomic::{Acquire, Atomic, Full},
         barrier::smp_mb,
-        SetOnce, //
+        Arc,
+        ArcBorrow,
+        OncePtr, //
     },
 };
 pub(crate) use pool::{Bounds, Pool};
@@ -65,7 +67,7 @@ pub(crate) struct Cache {
     /// Changes before anything is dropped that was or may be put into the cache.
     generation: Atomic<u64>,
     /// Made for the first mapping.
-    extents: SetOnce<Handle>,
+    extents: OncePtr<Arc<Extents>>,
 }
 
 impl Cache {
@@ -73,7 +75,7 @@ impl Cache {
     pub(crate) const fn new() -> Self {
         Self {
             generation: Atomic::new(0),
-            extents: SetOnce::new(),
+            extents: OncePtr::new(),
         }
     }
 
@@ -193,17 +195,25 @@ impl Cache {
     /// Where to put mappings, made now if it is not there, or `None` if nothing is to be cached.
     ///
     /// May sleep.
-    fn extents_for(&self, pool: &Pool) -> Result<Option<&Extents>> {
+    fn extents_for(&self, pool: &Pool) -> Result<Option<ArcBorrow<'_, Extents>>> {
         if !pool.is_on() {
             return Ok(None);
         }
         // Somebody who reclaims memory may have to wait for this.
         let _nofs = NofsScope::new();
-        let extents = get_or_make(&self.extents, || Extents::new(pool))?;
+        let extents = self.extents.get_or_make(|| Extents::new(pool))?;
 
         // A new generation is looked at after this.  Who makes that looks for extents afterwards,
         // so one of both sees what the other has done.
         smp_mb(Full);
         Ok(Some(extents))
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if let Some(extents) = self.extents.as_ref() {
+            extents.leave();
+        }
     }
 }

@@ -279,7 +279,7 @@ impl Inner {
 
 impl Extents {
     /// Makes an empty cache for an inode.
-    pub(super) fn new(pool: &Pool) -> Result<Handle> {
+    pub(super) fn new(pool: &Pool) -> Result<Arc<Self>> {
         let (writer, reader) = rcu::new(GFP_KERNEL)?;
         let limit = pool.inode_ranges();
 
@@ -304,7 +304,15 @@ impl Extents {
                 GFP_KERNEL,
             )
         })
-        .map(Handle)
+    }
+
+    /// Ends it: the inode is going away.
+    ///
+    /// May sleep.
+    pub(super) fn leave(&self) {
+        // Somebody may have just found it in the pool, but only to make it smaller.
+        self.pool.remove(self.id);
+        self.change(Inner::clear);
     }
 
     /// See [`Cache::lookup`].
@@ -373,24 +381,5 @@ impl Extents {
         let mut inner = self.inner.try_lock()?;
 
         Some(self.with_inner(&mut inner, Inner::clear))
-    }
-}
-
-/// An inode's hold on what is cached for it.
-pub(super) struct Handle(Arc<Extents>);
-
-impl Deref for Handle {
-    type Target = Extents;
-
-    fn deref(&self) -> &Extents {
-        &self.0
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // Somebody may have just found it in the pool, but only to make it smaller.
-        self.pool.remove(self.id);
-        self.change(Inner::clear);
     }
 }

@@ -67,7 +67,7 @@ impl Race {
     /// Lets other tasks run now and then, also if there is one CPU and no preemption; returns
     /// whether it is still time.
     fn goes_on(&self, random: &mut Random) -> bool {
-        if random.below(32) == 0 {
+        if random.below(128) == 0 {
             fsleep(PAUSE);
         }
         self.start.elapsed() < RUN
@@ -111,7 +111,7 @@ impl Race {
                     .count();
                 (blocks.start + same as u64, change)
             };
-            if random.below(8) == 0 {
+            if random.below(4) == 0 {
                 fsleep(PAUSE);
             }
 
