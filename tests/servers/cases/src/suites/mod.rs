@@ -2,6 +2,7 @@
 //! The suites.
 
 mod bench;
+pub mod cache;
 pub mod death;
 pub mod direct;
 pub mod hostile;
