@@ -7,10 +7,10 @@
 //! is "in use" for the server that wants to close it.
 #![deny(unsafe_code)]
 
-use crate::{fuse::Device, once::get_or_make};
+use crate::fuse::Device;
 use kernel::{
     prelude::*,
-    sync::SetOnce, //
+    sync::{OncePtr, SetOnce}, //
 };
 
 /// Devices in a [`Chunk`].
@@ -24,13 +24,13 @@ const MAX_CHUNKS: usize = 2 * kernel::bindings::FUSE_IOMAP_MAX_DEVICES as usize 
 pub(crate) struct DeviceSet {
     /// Nearly all files are on one device.
     first: SetOnce<Device>,
-    rest: SetOnce<KBox<Chunk>>,
+    rest: OncePtr<KBox<Chunk>>,
 }
 
 /// Room for some more devices.
 struct Chunk {
     slots: [SetOnce<Device>; CHUNK],
-    next: SetOnce<KBox<Chunk>>,
+    next: OncePtr<KBox<Chunk>>,
 }
 
 impl Chunk {
@@ -39,7 +39,7 @@ impl Chunk {
         Ok(KBox::new(
             Self {
                 slots: [const { SetOnce::new() }; CHUNK],
-                next: SetOnce::new(),
+                next: OncePtr::new(),
             },
             GFP_KERNEL,
         )?)
@@ -51,7 +51,7 @@ impl DeviceSet {
     pub(crate) const fn new() -> Self {
         Self {
             first: SetOnce::new(),
-            rest: SetOnce::new(),
+            rest: OncePtr::new(),
         }
     }
 
@@ -69,7 +69,7 @@ impl DeviceSet {
 
         let mut next = &self.rest;
         for _ in 0..MAX_CHUNKS {
-            let chunk = get_or_make(next, Chunk::new)?;
+            let chunk = next.get_or_make(Chunk::new)?;
 
             for slot in &chunk.slots {
                 if let Some(found) = Self::try_slot(slot, id, &open) {

@@ -116,7 +116,7 @@ pub(crate) fn fallocate(
     };
     let request = Request {
         inode,
-        writeback,
+        writeback: &writeback,
         operation,
         offset,
         end,

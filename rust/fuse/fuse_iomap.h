@@ -45,7 +45,7 @@ enum fuse_notify_code;
  * state of the other I/O modes and must not be the largest member.
  */
 struct fuse_iomap_inode {
-	u64 opaque[11];
+	u64 opaque[8];
 };
 
 /* What is kept for a connection, whether or not iomap is on */

@@ -15,7 +15,6 @@
 //! - [`write`]: writes, [`direct`]: I/O past the page cache, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
 //!   [`ioend`]: completions, [`sync`]: stable storage.
 //! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked.
-//! - [`once`]: what is made when it is first needed.
 //!
 //! # Locks
 //!
@@ -52,7 +51,6 @@ mod inode;
 mod ioend;
 mod mapping;
 mod notify;
-mod once;
 mod ops;
 mod rule;
 mod sync;

@@ -10,7 +10,7 @@ use core::mem::{align_of, size_of};
 use kernel::{
     bindings,
     prelude::*,
-    sync::{Arc, SetOnce}, //
+    sync::{Arc, OncePtr}, //
 };
 
 /// What is kept for an inode whose file I/O goes through iomap.
@@ -21,7 +21,7 @@ pub(crate) struct State {
     /// The mappings that are known without asking.
     pub(crate) cache: Cache,
     /// What is needed once the file may become dirty: most files in core never do.
-    pub(crate) writeback: SetOnce<Arc<Writeback>>,
+    pub(crate) writeback: OncePtr<Arc<Writeback>>,
     /// Whether the server can have a block written in one piece or not at all.
     pub(crate) atomic: bool,
 }
@@ -38,7 +38,7 @@ impl State {
         pin_init!(Self {
             devices: DeviceSet::new(),
             cache: Cache::new(),
-            writeback: SetOnce::new(),
+            writeback: OncePtr::new(),
             atomic,
         })
     }

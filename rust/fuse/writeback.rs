@@ -13,7 +13,6 @@ use crate::{
     fuse::IomapInode,
     ioend::{Completion, Gathering, MAX_BATCH},
     mapping::Side,
-    once::get_or_make, //
 };
 use core::ops::Range;
 use kernel::{
@@ -29,7 +28,8 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full, Release},
-        Arc, //
+        Arc,
+        ArcBorrow, //
     },
     workqueue::{Work, WorkItem}, //
 };
@@ -200,7 +200,7 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
         return Some(ioend);
     }
 
-    let writeback = writeback.clone();
+    let writeback: Arc<Writeback> = writeback.into();
     writeback.ioends.push(ioend, |inode| {
         if let Some(inode) = IomapInode::new(inode) {
             // If it is queued already, it will see this one.
@@ -232,7 +232,7 @@ pub(crate) fn complete_direct(
     }
 
     if inode.extensions().batch_ioend() {
-        writeback.direct.tell(writeback, inode, &done)
+        writeback.direct.tell(&writeback, inode, &done)
     } else {
         writeback.tell(inode, &done)
     }
@@ -253,10 +253,10 @@ impl<'a> IomapInode<'a> {
     ///
     /// May sleep.  The caller has opened the file for writing or holds `i_rwsem` exclusively; until
     /// now nothing has made it dirty, so its size is that on disk.
-    pub(crate) fn writeback(self) -> Result<&'a Arc<Writeback>> {
-        get_or_make(&self.state().writeback, || {
-            Writeback::new(self.vfs().size())
-        })
+    pub(crate) fn writeback(self) -> Result<ArcBorrow<'a, Writeback>> {
+        self.state()
+            .writeback
+            .get_or_make(|| Writeback::new(self.vfs().size()))
     }
 
     /// The validity cookie of mappings that are asked for now.

@@ -5,7 +5,7 @@
 
 use super::pool::{Pool, Shared};
 use crate::mapping::{Side, NO_ADDR};
-use core::ops::{Deref, Range, RangeInclusive};
+use core::ops::{Range, RangeInclusive};
 use kernel::{
     alloc::Flags,
     bindings::{self, fuse_iomap_io},
