@@ -202,6 +202,8 @@ impl Cache {
         // Somebody who reclaims memory may have to wait for this.
         let _nofs = NofsScope::new();
         let extents = self.extents.get_or_make(|| Extents::new(pool))?;
+        // Not where it is made: if tasks race, that which one of them has made is dropped.
+        extents.enter(pool)?;
 
         // A new generation is looked at after this.  Who makes that looks for extents afterwards,
         // so one of both sees what the other has done.

@@ -15,6 +15,7 @@ use kernel::{
     sync::{
         atomic::{Atomic, Relaxed},
         Arc,
+        ArcBorrow,
         Mutex, //
     },
 };
@@ -136,6 +137,8 @@ pub(super) struct Extents {
     reader: rcu::Reader<Extent>,
     /// Something was inserted since the pool was looking for victims.
     was_active: Atomic<bool>,
+    /// The pool knows of it.
+    is_entered: Atomic<bool>,
     /// Its number in the pool.
     id: u64,
     pool: Arc<Shared>,
@@ -278,32 +281,43 @@ impl Inner {
 }
 
 impl Extents {
-    /// Makes an empty cache for an inode.
+    /// Makes an empty cache for an inode, which the pool does not know of yet.
     pub(super) fn new(pool: &Pool) -> Result<Arc<Self>> {
         let (writer, reader) = rcu::new(GFP_KERNEL)?;
         let limit = pool.inode_ranges();
+        let (id, pool) = pool.admit();
 
-        pool.enter(|id, pool| {
-            Arc::pin_init(
-                pin_init!(Self {
-                    reader,
-                    was_active: Atomic::new(true),
-                    id,
-                    pool,
-                    inner <- new_mutex!(
-                        Inner {
-                            writer,
-                            hand: 0,
-                            counted: 0,
-                            limit,
-                            is_active: true,
-                        },
-                        "fuse_iomap::Extents::inner"
-                    ),
-                }),
-                GFP_KERNEL,
-            )
-        })
+        Arc::pin_init(
+            pin_init!(Self {
+                reader,
+                was_active: Atomic::new(true),
+                is_entered: Atomic::new(false),
+                id,
+                pool,
+                inner <- new_mutex!(
+                    Inner {
+                        writer,
+                        hand: 0,
+                        counted: 0,
+                        limit,
+                        is_active: true,
+                    },
+                    "fuse_iomap::Extents::inner"
+                ),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has the pool know of it, if that does not yet.
+    ///
+    /// May sleep.
+    pub(super) fn enter(self: ArcBorrow<'_, Self>, pool: &Pool) -> Result {
+        if !self.is_entered.load(Relaxed) {
+            pool.enter(self.id, self.into())?;
+            self.is_entered.store(true, Relaxed);
+        }
+        Ok(())
     }
 
     /// Ends it: the inode is going away.

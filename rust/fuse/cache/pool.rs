@@ -122,23 +122,31 @@ impl Pool {
         self.shared.inode_ranges
     }
 
-    /// Enters a cache that `make` makes, given its number and what it has to tell of its size.
-    pub(super) fn enter(
-        &self,
-        make: impl FnOnce(u64, Arc<Shared>) -> Result<Arc<Extents>>,
-    ) -> Result<Arc<Extents>> {
-        let id = self.shared.caches.lock().next_id();
-        let cache = make(id, self.shared.clone())?;
-        let node = RBTreeNode::new(id, cache.clone(), GFP_KERNEL)?;
+    /// What a new cache needs to know: its number, and whom to tell of its size.
+    pub(super) fn admit(&self) -> (u64, Arc<Shared>) {
+        (self.shared.caches.lock().next_id(), self.shared.clone())
+    }
 
-        self.shared.caches.lock().by_id.insert(node);
-        Ok(cache)
+    /// Enters a cache of the given number, which is the same each time, so that it can be found.
+    pub(super) fn enter(&self, id: u64, cache: Arc<Extents>) -> Result {
+        let node = RBTreeNode::new(id, cache, GFP_KERNEL)?;
+        let old = self.shared.caches.lock().by_id.insert(node);
+
+        // If another task was quicker, this is what it has entered; dropped without the lock.
+        drop(old);
+        Ok(())
     }
 
     /// How many ranges there are.
     #[cfg(CONFIG_FUSE_IOMAP_KUNIT_TEST)]
     pub(super) fn ranges(&self) -> usize {
         self.shared.ranges.load(Relaxed)
+    }
+
+    /// How many caches there are.
+    #[cfg(CONFIG_FUSE_IOMAP_KUNIT_TEST)]
+    pub(super) fn caches(&self) -> usize {
+        self.shared.caches.lock().by_id.iter().count()
     }
 
     /// Drops ranges as if memory were scarce, and returns how many.

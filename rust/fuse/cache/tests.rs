@@ -311,7 +311,7 @@ fn run(seed: u64, steps: u32, limit: Option<usize>) -> Result<usize> {
     }
 
     drop(cache);
-    if pool.ranges() != 0 {
+    if (pool.caches(), pool.ranges()) != (0, 0) {
         pr_err!("seed {}: {} ranges left\n", seed, pool.ranges());
         return Err(EINVAL);
     }

@@ -212,13 +212,16 @@ unsafe impl<T: Send + Sync> Sync for Tree<T> {}
 impl<T> Tree<T> {
     /// Makes an empty one.
     fn new() -> impl PinInit<Self> {
+        // The gaps that the second one keeps track of are of no use here.  But then the nodes are
+        // those that processes have in RCU mode, and have room for what is kept of a node: in others
+        // that is where there may be a pointer, and `mt_free_walk` takes it for one.
+        const FLAGS: u32 = bindings::MT_FLAGS_USE_RCU | bindings::MT_FLAGS_ALLOC_RANGE;
+
         // INVARIANT: The tree is empty.
         pin_init!(Self {
             // SAFETY: This initialises a maple tree in a pinned place.  Before the place becomes
             // invalid, the writer has emptied the tree or is leaked with what is in there.
-            tree <- Opaque::ffi_init(|slot| unsafe {
-                bindings::mt_init_flags(slot, bindings::MT_FLAGS_USE_RCU)
-            }),
+            tree <- Opaque::ffi_init(|slot| unsafe { bindings::mt_init_flags(slot, FLAGS) }),
             _owns: PhantomData,
         })
     }

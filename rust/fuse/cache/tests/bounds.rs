@@ -169,6 +169,24 @@ mod bounds {
     }
 
     #[test]
+    fn the_pool_knows_each_cache_once() -> Result {
+        let pool = pool(100, 10_000)?;
+        let (first, second) = (Cache::new(), Cache::new());
+
+        for block in 0..10 {
+            assert!(fill(&first, &pool, block..block + 1));
+            assert!(fill(&second, &pool, block..block + 1));
+        }
+        assert_eq!(pool.caches(), 2);
+
+        drop(first);
+        assert_eq!((pool.caches(), pool.ranges()), (1, 10));
+        drop(second);
+        assert_eq!((pool.caches(), pool.ranges()), (0, 0));
+        Ok(())
+    }
+
+    #[test]
     fn a_pool_may_go_first() -> Result {
         let pool = pool(100, 10_000)?;
         let cache = Cache::new();
