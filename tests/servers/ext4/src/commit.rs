@@ -138,15 +138,18 @@ impl Volume {
         }
         let (free_blocks, free_inodes) = (state.free_blocks, state.free_inodes);
         let last_orphan = state.last_orphan;
-        add(self.write_super(|sb| {
-            put32(sb, at::FREE_BLOCKS, free_blocks as u32);
-            if self.sb.feature_incompat & crate::features::incompat::BIT64 != 0 {
-                put32(sb, at::FREE_BLOCKS_HIGH, (free_blocks >> 32) as u32);
-            }
-            put32(sb, at::FREE_INODES, free_inodes as u32);
-            put32(sb, at::LAST_ORPHAN, last_orphan);
-            stamp(sb, at::WRITTEN, at::WRITTEN_HIGH);
-        })?);
+        // An append into blocks that the file has already changes nothing there.
+        if running.super_dirty {
+            add(self.write_super(|sb| {
+                put32(sb, at::FREE_BLOCKS, free_blocks as u32);
+                if self.sb.feature_incompat & crate::features::incompat::BIT64 != 0 {
+                    put32(sb, at::FREE_BLOCKS_HIGH, (free_blocks >> 32) as u32);
+                }
+                put32(sb, at::FREE_INODES, free_inodes as u32);
+                put32(sb, at::LAST_ORPHAN, last_orphan);
+                stamp(sb, at::WRITTEN, at::WRITTEN_HIGH);
+            })?);
+        }
 
         let sequence = state.running.sequence;
         let next = Running {
