@@ -21,7 +21,10 @@ use kernel::{
         fuse_iomap_end_in,
         fuse_iomap_io,
         fuse_iomap_ioend_in,
-        fuse_iomap_ioend_out, //
+        fuse_iomap_ioend_out,
+        fuse_read_in,
+        fuse_write_in,
+        fuse_write_out, //
     },
     error::to_result,
     ffi::{c_char, c_int, c_uint, c_ulong, c_void},
@@ -205,7 +208,7 @@ impl<'a> IomapInode<'a> {
         let answer = send(
             self,
             bindings::fuse_opcode_FUSE_IOMAP_BEGIN,
-            slice::from_ref(request),
+            [slice::from_ref(request).as_wire(), &[]],
             reply,
             reply.len() > 2,
             patience,
@@ -225,10 +228,10 @@ impl<'a> IomapInode<'a> {
     /// told again.
     pub(crate) fn send_end(self, request: &fuse_iomap_end_in) -> Result {
         unless_missing(self.no_end(), || {
-            send::<_, ()>(
+            send::<()>(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_END,
-                slice::from_ref(request),
+                [slice::from_ref(request).as_wire(), &[]],
                 &mut [],
                 false,
                 Patience::Forced,
@@ -251,7 +254,7 @@ impl<'a> IomapInode<'a> {
             send(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_IOEND,
-                requests,
+                [requests.as_wire(), &[]],
                 replies,
                 false,
                 Patience::Forced,
@@ -260,15 +263,64 @@ impl<'a> IomapInode<'a> {
         Ok(answer?.is_some())
     }
 
+    /// Reads data that is in the inode, from `pos` on (`FUSE_READ`); returns how much there is.
+    ///
+    /// May sleep; a fatal signal or the server's death ends it.
+    pub(crate) fn send_read(self, pos: u64, data: &mut [u8]) -> Result<usize> {
+        let request = fuse_read_in {
+            offset: pos,
+            size: u32::try_from(data.len())?,
+            ..Default::default()
+        };
+        let answer = send(
+            self,
+            bindings::fuse_opcode_FUSE_READ,
+            [slice::from_ref(&request).as_wire(), &[]],
+            data,
+            true,
+            Patience::Killable,
+        );
+        answer.map_err(inline_error)
+    }
+
+    /// Writes data that is in the inode, at `pos` (`FUSE_WRITE`).
+    ///
+    /// May sleep, until the server answers or dies.
+    pub(crate) fn send_write(self, pos: u64, data: &[u8]) -> Result {
+        let size = u32::try_from(data.len())?;
+        let request = fuse_write_in {
+            offset: pos,
+            size,
+            ..Default::default()
+        };
+        let mut reply = [fuse_write_out::default()];
+
+        send(
+            self,
+            bindings::fuse_opcode_FUSE_WRITE,
+            [slice::from_ref(&request).as_wire(), data],
+            &mut reply,
+            false,
+            Patience::Forced,
+        )
+        .map_err(inline_error)?;
+        let [reply] = reply;
+        if reply.size == size {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    }
+
     /// Asks the server to change the blocks of a file (`FUSE_FALLOCATE`).
     ///
     /// May sleep, until the server answers or dies.  Fails with `EOPNOTSUPP` if it cannot.
     pub(crate) fn send_fallocate(self, request: &fuse_fallocate_in) -> Result {
         let answer = unless_missing(self.no_fallocate(), || {
-            send::<_, ()>(
+            send::<()>(
                 self,
                 bindings::fuse_opcode_FUSE_FALLOCATE,
-                slice::from_ref(request),
+                [slice::from_ref(request).as_wire(), &[]],
                 &mut [],
                 false,
                 Patience::Forced,
@@ -324,6 +376,15 @@ impl<'a> IomapInode<'a> {
         };
         // SAFETY: All are references, and the name of a rule is a C string.
         unsafe { fuse_iomap_rejected(self.0.as_ptr(), rule.name().as_char_ptr(), wire) };
+    }
+}
+
+/// What it means when a server that has data in inodes cannot move it.
+fn inline_error(error: Error) -> Error {
+    if error == ENOSYS {
+        EIO
+    } else {
+        error
     }
 }
 
@@ -480,6 +541,19 @@ pub(crate) fn first_late_attr(inode: &Inode) -> bool {
 /// Just that.
 unsafe trait Wire: Sized {}
 
+/// What requests are made of.
+trait AsWire {
+    /// The bytes.
+    fn as_wire(&self) -> &[u8];
+}
+
+impl<T: Wire> AsWire for [T] {
+    fn as_wire(&self) -> &[u8] {
+        // SAFETY: They are initialised, since there is no padding, and borrowed from `self`.
+        unsafe { slice::from_raw_parts(self.as_ptr().cast(), size_of_val(self)) }
+    }
+}
+
 // SAFETY: Integers only, with gaps spelled out.
 unsafe impl Wire for fuse_iomap_begin_in {}
 // SAFETY: As above.
@@ -492,20 +566,30 @@ unsafe impl Wire for fuse_iomap_ioend_in {}
 unsafe impl Wire for fuse_iomap_ioend_out {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_fallocate_in {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_read_in {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_write_in {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_write_out {}
+// SAFETY: As above.
+unsafe impl Wire for u8 {}
 // SAFETY: There are no bytes.
 unsafe impl Wire for () {}
 
 /// Sends a request about an inode, waits for the answer, and returns how many `R` that has.
+///
+/// The request is made of one part, or of two.
 ///
 /// May sleep.  A reply that does not fill `reply` fails with `EIO`, unless it `may_be_short`; then
 /// it is a whole number of `R`.
 ///
 /// Memory for the request is not taken from filesystems: who waits for the answer may hold locks of
 /// the page cache, or be what reclaim waits for.
-fn send<T: Wire, R: Wire>(
+fn send<R: Wire>(
     inode: IomapInode<'_>,
     opcode: bindings::fuse_opcode,
-    request: &[T],
+    request: [&[u8]; 2],
     reply: &mut [R],
     may_be_short: bool,
     patience: Patience,
@@ -517,9 +601,12 @@ fn send<T: Wire, R: Wire>(
     args.nodeid = unsafe { (*fuse_inode(inode.0)).nodeid };
     args.opcode = opcode;
     args.set_force(patience == Patience::Forced);
-    args.in_numargs = 1;
-    args.in_args[0].size = c_uint::try_from(size_of_val(request))?;
-    args.in_args[0].value = request.as_ptr().cast::<c_void>();
+    let parts = request.into_iter().filter(|part| !part.is_empty());
+    for (arg, part) in args.in_args.iter_mut().zip(parts) {
+        arg.size = c_uint::try_from(part.len())?;
+        arg.value = part.as_ptr().cast::<c_void>();
+        args.in_numargs += 1;
+    }
     if !reply.is_empty() {
         args.set_out_argvar(may_be_short);
         args.out_numargs = 1;
@@ -528,8 +615,8 @@ fn send<T: Wire, R: Wire>(
     }
 
     // SAFETY: The mount is alive with the inode. `args`, `request` and `reply` live until the
-    // request is finished, which is when this returns; `T` may be read and `R` written as bytes
-    // since they are `Wire`.
+    // request is finished, which is when this returns; `R` may be written as bytes since it is
+    // `Wire`.
     let ret = unsafe {
         bindings::__fuse_simple_request(
             &raw mut bindings::invalid_mnt_idmap,

@@ -12,7 +12,7 @@
 //! - [`inode`]: the state of an inode, [`devices`]: the devices that it has mappings to.
 //! - [`ops`]: the answers to fs/iomap, [`begin`]: where they come from, [`cache`]: what is known
 //!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
-//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
+//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
 //!   [`ioend`]: completions, [`sync`]: stable storage.
 //! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked.
 //!
@@ -47,6 +47,7 @@ mod direct;
 mod fallocate;
 mod fuse;
 mod hooks;
+mod inline;
 mod inode;
 mod ioend;
 mod mapping;

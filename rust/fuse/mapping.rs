@@ -54,6 +54,8 @@ pub(crate) enum Purpose {
     Direct,
     /// The same, where there are blocks with data; whether there are is to be found out.
     Overwrite,
+    /// Making the page cache dirty through the memory of a task.
+    Fault,
     /// Making shared blocks dirty in the page cache, where there are any.
     Unshare,
     /// Zeroing in the page cache, where there is something to zero.
@@ -315,11 +317,20 @@ impl<D: Copy> Mapping<D> {
             return Err(Rule::AnonWrite);
         }
         match (purpose, target.place) {
-            (Purpose::Write | Purpose::Direct, Place::Hole) => return Err(Rule::HoleForWrite),
+            (Purpose::Write | Purpose::Fault | Purpose::Direct, Place::Hole) => {
+                return Err(Rule::HoleForWrite)
+            }
             (Purpose::Direct, Place::Delalloc) => return Err(Rule::DelallocForDirect),
+            (Purpose::Fault, Place::Inline) => return Err(Rule::InlineInFault),
             (Purpose::Writeback, Place::Delalloc) => return Err(Rule::DelallocInWriteback),
             (Purpose::Writeback, Place::Inline) => return Err(Rule::InlineInWriteback),
             _ => (),
+        }
+
+        let sides = (read.place, target.place);
+        let is_inline = matches!(sides, (Place::Inline, _) | (_, Place::Inline));
+        if is_inline && !matches!(sides, (Place::Inline, Place::Inline)) {
+            return Err(Rule::InlineOnOneSide);
         }
 
         if !same && matches!(read.place, Place::Hole) && purpose != Purpose::Writeback {

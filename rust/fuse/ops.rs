@@ -6,6 +6,7 @@
 use crate::{
     begin::{find, look_up, refuse, InodeMapping, Question, Reply},
     fuse::IomapInode,
+    inline,
     mapping::{
         Place,
         Purpose,
@@ -134,6 +135,14 @@ fn past_eof<'a>(
     }
 }
 
+/// Whether data has to be got from the server: not for a report, and not for direct I/O, which goes
+/// through the page cache then.
+fn needs_inline_data(reply: &Reply<'_>, flags: OpFlags) -> bool {
+    matches!(reply.read.place(), Place::Inline)
+        && !flags.contains(OpFlag::Report)
+        && !flags.contains(OpFlag::Direct)
+}
+
 /// Checks what only direct I/O asks of a mapping, for `length` bytes from `pos`.
 ///
 /// Fails with `ENOTBLK` if it has to go through the page cache, and with `EAGAIN` if it is more
@@ -200,8 +209,6 @@ fn check_direct(
 }
 
 impl iomap::Operations for FuseIomap {
-    const HAS_END: bool = true;
-
     fn begin<'a>(
         inode: &'a Inode,
         pos: Offset,
@@ -215,6 +222,8 @@ impl iomap::Operations for FuseIomap {
             Some(Purpose::Overwrite)
         } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::Direct) {
             Some(Purpose::Direct)
+        } else if flags.contains(OpFlag::Write) && flags.contains(OpFlag::Fault) {
+            Some(Purpose::Fault)
         } else if flags.contains(OpFlag::Write) {
             Some(Purpose::Write)
         } else if flags.contains(OpFlag::Zero) {
@@ -229,7 +238,24 @@ impl iomap::Operations for FuseIomap {
             count: length,
             purpose,
         };
-        let reply = find(inode, &question)?;
+        let mut reply = find(inode, &question)?;
+        if needs_inline_data(&reply, flags) {
+            match inline::load(inode, &reply.read) {
+                Ok(data) => {
+                    let mapping = reply.write.as_ref().unwrap_or(&reply.read);
+                    return Ok(translate(mapping, reply.cookie)?
+                        .with_inline_data(data)
+                        .into());
+                }
+                // Perhaps it is in blocks by now.
+                Err(error) => {
+                    reply = find(inode, &question)?;
+                    if needs_inline_data(&reply, flags) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
         let cookie = reply.cookie;
         if flags.contains(OpFlag::Direct) {
             check_direct(inode, &reply, start, length, flags)?;
@@ -268,6 +294,10 @@ impl iomap::Operations for FuseIomap {
     ) -> Result {
         let inode = IomapInode::new(inode).ok_or(EIO)?;
         let token = Token::from_word(mapping.private());
+        let writes = flags.contains(OpFlag::Write) || flags.contains(OpFlag::Zero);
+        if mapping.is_inline() && writes && written > 0 {
+            inline::store(inode, pos, written, mapping);
+        }
         let size_changed = mapping.flags().contains(MapFlag::SizeChanged);
         let short_write = flags.contains(OpFlag::Write) && written < length;
 

@@ -80,6 +80,10 @@ rules! {
     DelallocForDirect = c"delalloc-for-direct",
     /// Writeback needs blocks, and this is only a reservation.
     DelallocInWriteback = c"delalloc-in-writeback",
+    /// The data is in the inode on one side and in blocks on the other.
+    InlineOnOneSide = c"inline-on-one-side",
+    /// A page that tasks write to needs blocks, and this is in the inode.
+    InlineInFault = c"inline-in-fault",
     /// Writeback needs blocks, and this is in the inode.
     InlineInWriteback = c"inline-in-writeback",
     /// Beyond the end of the file there are blocks with data of another file.

@@ -60,13 +60,18 @@
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)
 
 use crate::{
+    alloc::{flags::*, KBox},
     bindings,
     error::{code::EIO, code::EOPNOTSUPP, from_result, Result},
     ffi::{c_int, c_uint, c_void},
     fs::{bdev::BlockDevice, file::Offset, inode::Inode},
-    impl_flags, //
+    impl_flags,
+    page::PAGE_SIZE, //
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::{Deref, DerefMut}, //
+};
 
 mod buffered;
 pub use self::buffered::AddressSpaceOperations;
@@ -181,8 +186,38 @@ pub enum Kind<'a> {
         /// Where on the device, in bytes.
         addr: u64,
     },
-    /// The data is in the inode.  Can be reported, not yet read.
+    /// The data is in the inode: see [`Mapping::with_inline_data`].
     Inline,
+}
+
+/// Data that a filesystem keeps in an inode, and room for what is written to it: a page, since
+/// there is no more.
+pub struct InlineData([u8; PAGE_SIZE]);
+
+impl InlineData {
+    /// Makes room with zeroes in it.
+    ///
+    /// May sleep.
+    pub fn new() -> Result<KBox<Self>> {
+        let data = KBox::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+
+        // SAFETY: Any bytes will do, and they are zeroes.
+        Ok(unsafe { data.assume_init() })
+    }
+}
+
+impl Deref for InlineData {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for InlineData {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }
 
 /// One mapping (`struct iomap`), as a filesystem makes it.
@@ -198,6 +233,7 @@ pub struct Mapping<'a> {
     flags: MapFlags,
     private: usize,
     cookie: u64,
+    inline: Option<KBox<InlineData>>,
 }
 
 impl<'a> Mapping<'a> {
@@ -218,7 +254,17 @@ impl<'a> Mapping<'a> {
             flags: MapFlags::default(),
             private: 0,
             cookie: 0,
+            inline: None,
         })
+    }
+
+    /// Adds the data of a [`Kind::Inline`] mapping, without which it can only be reported.
+    ///
+    /// Writes change it, and [`Operations::end`] gets it to store it.
+    #[must_use]
+    pub fn with_inline_data(mut self, data: KBox<InlineData>) -> Self {
+        self.inline = Some(data);
+        self
     }
 
     /// Adds properties.
@@ -252,8 +298,8 @@ impl<'a> Mapping<'a> {
             .is_some_and(|distance| distance < self.length)
     }
 
-    /// Writes the mapping where fs/iomap wants it.
-    fn fill(&self, iomap: &mut bindings::iomap) {
+    /// Writes the mapping where fs/iomap wants it, with what it owns.
+    fn fill(self, iomap: &mut bindings::iomap) {
         let (kind, device, addr) = match self.kind {
             Kind::Hole => (bindings::IOMAP_HOLE, None, NULL_ADDR),
             Kind::Delalloc => (bindings::IOMAP_DELALLOC, None, NULL_ADDR),
@@ -272,6 +318,11 @@ impl<'a> Mapping<'a> {
         iomap.bdev = device.map_or(core::ptr::null_mut(), BlockDevice::as_ptr);
         iomap.private = self.private as *mut c_void;
         iomap.validity_cookie = self.cookie;
+        // The C side checks that what it is told of the length is in one page: an allocation of
+        // this size is a page.
+        iomap.inline_data = self
+            .inline
+            .map_or(core::ptr::null_mut(), |data| KBox::into_raw(data).cast());
     }
 }
 
@@ -324,6 +375,17 @@ impl Finished<'_> {
         MapFlags(u32::from(self.0.flags))
     }
 
+    /// Whether the data is in the inode.
+    pub fn is_inline(&self) -> bool {
+        u32::from(self.0.type_) == bindings::IOMAP_INLINE
+    }
+
+    /// What was given to [`Mapping::with_inline_data`], with what was written to it.
+    pub fn inline_data(&self) -> Option<&InlineData> {
+        // SAFETY: `Mapping::fill` has put it there or null, and nobody writes to it any more.
+        unsafe { self.0.inline_data.cast::<InlineData>().as_ref() }
+    }
+
     /// The word given to [`Mapping::with_private`].
     pub fn private(&self) -> usize {
         self.0.private as usize
@@ -335,9 +397,6 @@ impl Finished<'_> {
 /// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is mostly
 /// written in C can implement this part of it in Rust.
 pub trait Operations: Sized + 'static {
-    /// Whether there is an [`Operations::end`] to call.
-    const HAS_END: bool = false;
-
     /// Returns the mapping at `pos`, for up to `length` bytes (it may be longer).
     ///
     /// It has to contain `pos`; if it does not, the operation fails with `EIO`.  The same is true
@@ -374,7 +433,7 @@ impl<T: Operations> OperationsVTable<T> {
     /// For fs/iomap.
     const OPS: bindings::iomap_ops = bindings::iomap_ops {
         iomap_begin: Some(Self::begin),
-        iomap_end: Self::END,
+        iomap_end: Some(Self::end),
         iomap_next: None,
     };
 
@@ -386,9 +445,6 @@ impl<T: Operations> OperationsVTable<T> {
         iomap_end: None,
         iomap_next: Some(Self::next_with_error),
     };
-
-    /// `iomap_ops.iomap_end`, if there is one.
-    const END: bindings::iomap_iter_end_fn = if T::HAS_END { Some(Self::end) } else { None };
 
     /// `iomap_ops.iomap_next` that leaves an error where `private` points to.
     ///
@@ -402,8 +458,9 @@ impl<T: Operations> OperationsVTable<T> {
         srcmap: *mut bindings::iomap,
     ) -> c_int {
         // SAFETY: The arguments are good by the safety requirements.
-        let ret =
-            unsafe { bindings::iomap_iter_next(iter, iomap, srcmap, Some(Self::begin), Self::END) };
+        let ret = unsafe {
+            bindings::iomap_iter_next(iter, iomap, srcmap, Some(Self::begin), Some(Self::end))
+        };
 
         if ret < 0 {
             // SAFETY: By the safety requirements.
@@ -434,32 +491,35 @@ impl<T: Operations> OperationsVTable<T> {
             let length = u64::try_from(length).map_err(|_| EIO)?;
             let mappings = T::begin(inode, pos, length, flags)?;
 
-            // SAFETY: By the safety requirements `iomap` is valid and nobody else's.
-            Self::fill(&mappings.target, pos, flags, unsafe { &mut *iomap })?;
+            Self::check(&mappings.target, pos, flags)?;
             if let Some(source) = &mappings.source {
+                Self::check(source, pos, flags)?;
+                // It would not be given back.
+                if source.inline.is_some() {
+                    return Err(EIO);
+                }
+            }
+
+            // SAFETY: By the safety requirements `iomap` is valid and nobody else's.
+            mappings.target.fill(unsafe { &mut *iomap });
+            if let Some(source) = mappings.source {
                 // SAFETY: As above; zeroes mean that there is no source.
-                Self::fill(source, pos, flags, unsafe { &mut *srcmap })?;
+                source.fill(unsafe { &mut *srcmap });
             }
             Ok(0)
         })
     }
 
-    /// Writes a mapping where fs/iomap wants it, if fs/iomap can use it.
-    fn fill(
-        mapping: &Mapping<'_>,
-        pos: Offset,
-        flags: OpFlags,
-        iomap: &mut bindings::iomap,
-    ) -> Result {
+    /// Checks that fs/iomap can use a mapping.
+    fn check(mapping: &Mapping<'_>, pos: Offset, flags: OpFlags) -> Result {
         if !mapping.contains(pos) {
             return Err(EIO);
         }
-        // There is no buffer with the data, without which fs/iomap would warn.
-        if matches!(mapping.kind, Kind::Inline) && !flags.contains(OpFlag::Report) {
+        // Without the data fs/iomap would warn.
+        let needs_data = matches!(mapping.kind, Kind::Inline) && !flags.contains(OpFlag::Report);
+        if needs_data && mapping.inline.is_none() {
             return Err(EOPNOTSUPP);
         }
-
-        mapping.fill(iomap);
         Ok(())
     }
 
@@ -479,10 +539,10 @@ impl<T: Operations> OperationsVTable<T> {
     ) -> c_int {
         // SAFETY: The inode is alive by the safety requirements.
         let inode = unsafe { Inode::from_raw(inode) };
-        // SAFETY: By the safety requirements `iomap` is valid and not written to.
-        let iomap = unsafe { &*iomap };
+        // SAFETY: By the safety requirements `iomap` is valid and nobody else's.
+        let iomap = unsafe { &mut *iomap };
 
-        from_result(|| {
+        let ret = from_result(|| {
             let length = u64::try_from(length).map_err(|_| EIO)?;
             let written = u64::try_from(written).unwrap_or(0);
 
@@ -495,6 +555,13 @@ impl<T: Operations> OperationsVTable<T> {
                 &Finished(iomap),
             )?;
             Ok(0)
-        })
+        });
+
+        let inline = core::mem::replace(&mut iomap.inline_data, core::ptr::null_mut());
+        if !inline.is_null() {
+            // SAFETY: `Mapping::fill` has made it of a box, and it is not used any more.
+            drop(unsafe { KBox::<InlineData>::from_raw(inline.cast()) });
+        }
+        ret
     }
 }

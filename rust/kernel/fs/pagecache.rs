@@ -7,7 +7,7 @@
 
 use crate::{
     bindings,
-    error::{to_result, Result},
+    error::{to_result, Error, Result},
     ffi::c_ulong,
     fs::{
         file::{LocalFile, Offset},
@@ -29,11 +29,28 @@ impl Inode {
     /// Drops clean folios from `start` to `end`, both included, as far as that is possible at once
     /// (`invalidate_mapping_pages`).
     pub fn forget_clean(&self, start: Offset, end: Offset) {
-        // CAST: A page number has fewer bits than an offset, which is not negative here.
-        let page = |offset: Offset| (offset.unsigned_abs() >> bindings::PAGE_SHIFT) as c_ulong;
-
         // SAFETY: By the type invariant the inode is alive, and its mapping with it.
         unsafe { bindings::invalidate_mapping_pages(self.mapping(), page(start), page(end)) };
+    }
+
+    /// Drops clean folios from `start` to `end`, both included, also from the memory of tasks
+    /// (`invalidate_inode_pages2_range`).
+    ///
+    /// May sleep.  Fails with `EBUSY` where a folio has become dirty.
+    pub fn drop_clean(&self, start: Offset, end: Offset) -> Result {
+        // SAFETY: By the type invariant the inode is alive, and its mapping with it.
+        to_result(unsafe {
+            bindings::invalidate_inode_pages2_range(self.mapping(), page(start), page(end))
+        })
+    }
+
+    /// Has those who wait for the file's data to be stable fail with an error, once for each open
+    /// file (`mapping_set_error`).
+    ///
+    /// Any context.
+    pub fn set_writeback_error(&self, error: Error) {
+        // SAFETY: By the type invariant the inode is alive, and its mapping with it.
+        unsafe { bindings::mapping_set_error(self.mapping(), error.to_errno()) };
     }
 
     /// Takes `invalidate_lock` exclusively: no folio enters the page cache, and no page fault gets
@@ -76,6 +93,12 @@ impl Inode {
         // SAFETY: By the type invariant the inode is alive.
         unsafe { (*self.as_ptr()).i_mapping }
     }
+}
+
+/// The number of the page of an offset, which is not negative.
+fn page(offset: Offset) -> c_ulong {
+    // CAST: A page number has fewer bits than an offset.
+    (offset.unsigned_abs() >> bindings::PAGE_SHIFT) as c_ulong
 }
 
 impl LocalFile {

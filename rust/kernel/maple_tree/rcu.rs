@@ -124,7 +124,10 @@ pub struct Found<T> {
 /// Each entry in the chain is owned by it, or will be once it is out of the tree, and is in no
 /// other chain.
 struct Chain<T> {
-    first: *mut Entry<T>,
+    /// The one that was added last.
+    top: *mut Entry<T>,
+    /// The one that was added first.
+    bottom: *mut Entry<T>,
     count: usize,
 }
 
@@ -133,7 +136,8 @@ impl<T> Chain<T> {
     const fn new() -> Self {
         // INVARIANT: There are no entries.
         Self {
-            first: ptr::null_mut(),
+            top: ptr::null_mut(),
+            bottom: ptr::null_mut(),
             count: 0,
         }
     }
@@ -153,9 +157,12 @@ impl<T> Chain<T> {
         }
 
         // SAFETY: Only the writer looks at this while the entry is not handed over to RCU.
-        unsafe { (*shared.head.get()).next = self.first };
+        unsafe { (*shared.head.get()).next = self.top };
         // INVARIANT: As the caller promises; the entry was in no chain.
-        self.first = entry.as_ptr();
+        self.top = entry.as_ptr();
+        if self.bottom.is_null() {
+            self.bottom = self.top;
+        }
         self.count += 1;
     }
 
@@ -165,7 +172,7 @@ impl<T> Chain<T> {
     ///
     /// The entries are not in the tree any more.
     unsafe fn free(self) {
-        let mut next = self.first;
+        let mut next = self.top;
         while !next.is_null() {
             let entry = next;
             // SAFETY: The entry is ours by the type invariant and not freed yet, and until below
@@ -421,34 +428,23 @@ impl<T: Copy + Send + Sync> Writer<T> {
         new: Option<KBox<Entry<T>>>,
         flags: Flags,
     ) -> Result {
-        let mut remains: [Option<KBox<Entry<T>>>; 2] = [None, None];
-
-        // The entries at the ends may go on beyond them.
-        if let Some(entry) = self.tree.load(first) {
-            // SAFETY: An entry in the tree is alive until the writer takes it out.
-            let entry = unsafe { entry.as_ref() };
-            if entry.first < first {
-                remains[0] = Some(entry.part(entry.first, first - 1, flags)?);
-            }
-        }
-        if let Some(entry) = self.tree.load(last) {
-            // SAFETY: As above.
-            let entry = unsafe { entry.as_ref() };
-            if last < entry.last {
-                remains[1] = Some(entry.part(last + 1, entry.last, flags)?);
-            }
-        }
-
         let mut old = Chain::new();
         self.collect(first, last, &mut old);
         if new.is_none() && old.count == 0 {
             // To write nothing where nothing is would take memory as well.
             return Ok(());
         }
-        if let Err(error) = self.put(first, last, new, flags) {
-            self.take_back(old);
-            return Err(error);
-        }
+
+        let remains = self
+            .remains(first, last, &old, flags)
+            .and_then(|remains| self.put(first, last, new, flags).map(|()| remains));
+        let remains = match remains {
+            Ok(remains) => remains,
+            Err(error) => {
+                self.take_back(old);
+                return Err(error);
+            }
+        };
 
         // Now the entries at the ends are to be replaced where they still are.  These are ranges of
         // the tree as they stand, of which only the pointers change, and that needs no memory.
@@ -467,6 +463,30 @@ impl<T: Copy + Send + Sync> Writer<T> {
         // replaced by `remains`, if anywhere else.
         unsafe { old.free() };
         Ok(())
+    }
+
+    /// Makes entries for what remains before and behind a range of the entries that are in it.
+    fn remains(
+        &self,
+        first: usize,
+        last: usize,
+        old: &Chain<T>,
+        flags: Flags,
+    ) -> Result<[Option<KBox<Entry<T>>>; 2]> {
+        // SAFETY: Entries are added to a chain in the order of their ranges and still in the tree,
+        // so these are the lowest and the highest, and alive.
+        let (lowest, highest) = unsafe { (old.bottom.as_ref(), old.top.as_ref()) };
+
+        Ok([
+            lowest
+                .filter(|entry| entry.first < first)
+                .map(|entry| entry.part(entry.first, first - 1, flags))
+                .transpose()?,
+            highest
+                .filter(|entry| last < entry.last)
+                .map(|entry| entry.part(last + 1, entry.last, flags))
+                .transpose()?,
+        ])
     }
 
     /// Writes a pointer to an entry, or none, into the tree, at a range that is not empty.
@@ -523,7 +543,7 @@ impl<T: Copy + Send + Sync> Writer<T> {
 
     /// Takes back what [`Writer::chain`] has done.
     fn take_back(&self, chain: Chain<T>) {
-        let mut next = chain.first;
+        let mut next = chain.top;
         while let Some(entry) = NonNull::new(next) {
             // SAFETY: The entry is still in the tree, where only the writer looks at this.
             unsafe {
