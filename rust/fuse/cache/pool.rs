@@ -66,18 +66,15 @@ impl Bounds {
                 .max(Self::INODE),
         }
     }
-}
 
-impl Bounds {
     /// What is used if the server says how large the cache of an inode may become, in bytes.
     pub(crate) fn of_inodes(bytes: u32) -> Self {
         let system = Self::of_system();
-        // CAST: `usize` has 64 bits.
-        let inode = bytes as usize;
 
         Self {
-            inode,
-            connection: system.connection.max(inode),
+            // CAST: `usize` has 64 bits.  Not even one inode gets more than all together.
+            inode: (bytes as usize).min(system.connection),
+            ..system
         }
     }
 }
