@@ -62,6 +62,7 @@ impl Lab {
                 Mapping::mapped(self.device_id(p.dev)?, offset, length, p.addr)
             }
             (_, Some(p)) => Mapping::unwritten(self.device_id(p.dev)?, offset, length, p.addr),
+            (iomap_type::INLINE, None) => Mapping::inline(length),
             (iomap_type::DELALLOC, None) => Mapping::delalloc(offset, length),
             (_, None) => Mapping::hole(offset, length),
         };
@@ -339,17 +340,24 @@ impl Filesystem for LabFs {
                 buf[..len].copy_from_slice(&rest[..len]);
                 Ok(len)
             }
-            Kind::Passthrough(_) | Kind::Symlink(_) | Kind::Stored | Kind::Special => {
-                Err(Errno::IO)
+            Kind::Stored => {
+                self.0.refused(opcode::READ)?;
+                lock(&self.0.store).read(nodeid, args.offset, buf)
             }
+            Kind::Passthrough(_) | Kind::Symlink(_) | Kind::Special => Err(Errno::IO),
             Kind::Dir(_) => Err(Errno::ISDIR),
         }
     }
 
     fn write(&self, _: &Request, nodeid: u64, args: &WriteIn, data: &[u8]) -> Result<u32> {
         let node = self.0.node(nodeid)?;
-        let Kind::Memory(content) = &node.kind else {
-            return Err(Errno::ROFS);
+        let content = match &node.kind {
+            Kind::Memory(content) => content,
+            Kind::Stored => {
+                self.0.refused(opcode::WRITE)?;
+                return lock(&self.0.store).write(nodeid, args.offset, data);
+            }
+            _ => return Err(Errno::ROFS),
         };
         let end = args.offset.checked_add(data.len() as u64);
         let end = end.filter(|end| *end <= 1 << 30).ok_or(Errno::FBIG)? as usize;

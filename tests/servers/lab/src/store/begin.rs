@@ -47,7 +47,20 @@ impl Store {
         if writeback && opflags & iomap_op::DIRECT != 0 {
             wrong.push("WRITEBACK together with DIRECT");
         }
-        let mut answer = if writeback {
+        if writeback && file.inline.is_some() {
+            wrong.push("WRITEBACK of inline data");
+        }
+        let inline = file.begin_inline(&mut self.space, &asked, args)?;
+        let mut answer = if let Some(inline) = inline {
+            if write || zero {
+                file.remember(Grant {
+                    opflags,
+                    pos: args.pos,
+                    own: None,
+                });
+            }
+            Ok(inline)
+        } else if writeback {
             self.tally.writebacks += 1;
             file.begin_writeback(&mut self.space, &asked)
         } else if write || zero {

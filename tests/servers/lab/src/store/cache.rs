@@ -38,6 +38,9 @@ impl Store {
         let most = self.cached.ok_or(Errno::INVAL)?;
         let file = self.files.get_mut(&id).ok_or(Errno::STALE)?;
         let asked = file.outwards(pos, 1)?;
+        if file.inline.is_some() {
+            return Err(Errno::NODATA);
+        }
         let (mut answer, in_place) = file.as_is(&self.space, asked.start);
         let opflags = if in_place { iomap_op::WRITE } else { 0 };
         file.mark(&self.space, &mut answer, asked.start, opflags, most);
@@ -62,7 +65,7 @@ impl File {
     ) {
         // Blocks that are mapped to be written, but not to be read, are so for one write only.
         let new = |state| matches!(state, Some(State::New(_)));
-        if new(self.map.get(pos).state) {
+        if new(self.map.get(pos).state) || answer.read.kind == iomap_type::INLINE {
             return;
         }
         let in_place = answer.write.is_none();

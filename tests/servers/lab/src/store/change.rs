@@ -3,7 +3,7 @@
 
 use super::Store;
 use super::extents::{Place, State};
-use super::file::{File, MAX_END};
+use super::file::{File, MAX_END, PAGE};
 use super::space::Space;
 use crate::devices::Device;
 use fuse_iomap::wire::falloc;
@@ -17,6 +17,14 @@ impl Store {
             return Err(Errno::FBIG);
         }
         let file = self.files.get_mut(&id).ok_or(Errno::STALE)?;
+        match &mut file.inline {
+            Some(data) if size <= PAGE => {
+                data.resize(size as usize, 0);
+                file.size = size;
+                return Ok(());
+            }
+            _ => file.to_blocks(&mut self.space)?,
+        }
         // The kernel knows the file to be larger than it is on disk, so this may cut as well when the
         // size on disk grows.
         let gone = size.next_multiple_of(file.block())..u64::MAX;
@@ -38,6 +46,7 @@ impl Store {
         }
         let file = self.files.get_mut(&id).ok_or(Errno::STALE)?;
         let space = &mut self.space;
+        file.to_blocks(space)?;
         let keep = mode & falloc::KEEP_SIZE != 0;
         match mode & !falloc::KEEP_SIZE {
             0 => file.preallocate(space, &range)?,

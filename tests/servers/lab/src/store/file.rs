@@ -69,6 +69,9 @@ const GRANTS: usize = 256;
 /// Longest range of a file; it leaves room for rounding.
 pub(super) const MAX_END: u64 = 1 << 62;
 
+/// Inline data is at most a page of this size.
+pub(super) const PAGE: u64 = 4096;
+
 pub(super) struct File {
     pub(super) policy: Policy,
     /// On disk.
@@ -84,11 +87,15 @@ pub(super) struct File {
     pub(super) dirtied: bool,
     /// What the kernel cannot know to have changed.
     pub(super) changed: Vec<Range<u64>>,
+    /// The data, as long as it has no blocks.
+    pub(super) inline: Option<Vec<u8>>,
 }
 
 impl File {
     pub(super) fn new(policy: Policy, size: u64) -> Self {
+        let inline = policy.inline && size == 0 && u64::from(policy.blksize) <= PAGE;
         Self {
+            inline: inline.then(Vec::new),
             policy,
             size,
             map: Extents::default(),

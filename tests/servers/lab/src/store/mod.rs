@@ -10,6 +10,7 @@ mod cache;
 mod change;
 pub mod extents;
 mod file;
+mod inline;
 mod ioend;
 mod reflink;
 pub mod space;
@@ -61,6 +62,8 @@ pub struct Policy {
     pub extra: u64,
     /// Every mapping for a write wants END.
     pub want_end: bool,
+    /// Files begin with their data inline.
+    pub inline: bool,
 }
 
 impl Default for Policy {
@@ -74,6 +77,7 @@ impl Default for Policy {
             cow_always: false,
             extra: 0,
             want_end: false,
+            inline: false,
         }
     }
 }
@@ -137,6 +141,8 @@ pub struct FileMap {
     pub entries: Vec<MapEntry>,
     /// Bytes given out for copy-on-write and not remapped yet.
     pub staged: u64,
+    /// The data, if it is inline.
+    pub inline: Option<Vec<u8>>,
 }
 
 /// What was asked for often enough to be counted.
@@ -281,6 +287,7 @@ impl Store {
             size: file.size,
             entries,
             staged: file.staged.iter().map(|p| p.end - p.start).sum(),
+            inline: file.inline.clone(),
         })
     }
 

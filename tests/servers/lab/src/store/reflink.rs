@@ -3,7 +3,7 @@
 
 use super::extents::State;
 use super::file::MAX_END;
-use super::{Store, Style};
+use super::{Policy, Store, Style};
 use fuse_iomap::wire::CopyFileRangeIn;
 use fuse_iomap::{Errno, Result};
 
@@ -16,6 +16,9 @@ impl Store {
         let target = self.files.get(&to).ok_or(Errno::STALE)?;
         let block = source.block();
         let cow = |style| style == Style::Cow;
+        if source.inline.is_some() || target.inline.is_some() {
+            return Err(Errno::OPNOTSUPP);
+        }
         if !cow(source.policy.style) || !cow(target.policy.style) || target.block() != block {
             return Err(Errno::OPNOTSUPP);
         }
@@ -63,8 +66,13 @@ impl Store {
 
     /// Makes `to` a file with all the blocks of `from`.
     pub fn clone_file(&mut self, from: u64, to: u64) -> Result<()> {
-        let source = self.files.get(&from).ok_or(Errno::STALE)?;
-        let (policy, size) = (source.policy.clone(), source.size);
+        let source = self.files.get_mut(&from).ok_or(Errno::STALE)?;
+        source.to_blocks(&mut self.space)?;
+        let policy = Policy {
+            inline: false,
+            ..source.policy.clone()
+        };
+        let size = source.size;
         self.create(to, policy, 0);
         let args = CopyFileRangeIn {
             len: size,

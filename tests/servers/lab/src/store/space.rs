@@ -136,6 +136,13 @@ impl Space {
         }
     }
 
+    /// Writes to the devices, past their page cache.
+    pub fn write(&self, place: Place, data: &[u8]) -> io::Result<()> {
+        let device = self.devices.get(place.dev);
+        let device = device.ok_or(io::ErrorKind::NotFound)?;
+        device.write_direct(place.addr, data)
+    }
+
     /// Allocates up to `wanted` bytes in blocks of `block`; `None` if nothing is free.
     pub fn take(
         &mut self,

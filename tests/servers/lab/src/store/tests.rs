@@ -313,6 +313,68 @@ fn the_map_leads_to_what_was_written() {
 }
 
 #[test]
+fn inline_data_gets_blocks_when_it_needs_them() {
+    let policy = Policy {
+        blksize: BLOCK as u32,
+        inline: true,
+        ..Default::default()
+    };
+    let mut sim = Sim::new(policy, 3);
+    let small = sim.begin(iomap_op::WRITE, 0, 1);
+    assert_eq!(
+        (small.read.kind, small.read.end),
+        (iomap_type::INLINE, 4096)
+    );
+    assert_eq!(sim.store.write(FILE, 100, b"inline"), Ok(6));
+    let mut buf = [0; 200];
+    assert_eq!(sim.store.read(FILE, 96, &mut buf), Ok(10));
+    assert_eq!(&buf[4..10], b"inline");
+    assert_eq!(sim.store.figures(FILE), Ok((106, 0)));
+    assert_eq!(sim.store.map(FILE).unwrap().inline.unwrap().len(), 106);
+    // A read does not change that, a store does.
+    assert_eq!(sim.begin(0, 0, 1).read.kind, iomap_type::INLINE);
+    let store = sim.begin(iomap_op::WRITE | iomap_op::FAULT, 0, 1);
+    assert_eq!(store.read.kind, iomap_type::MAPPED);
+    let place = store.read.place.unwrap();
+    let data = sim.devices[place.dev].read_direct(place.addr, 512).unwrap();
+    assert_eq!(&data[100..106], b"inline");
+    assert!(data[106..].iter().all(|b| *b == 0));
+    assert!(sim.store.violations.is_empty());
+    assert!(sim.store.write(FILE, 0, b"x").is_err());
+    assert!(sim.store.read(FILE, 0, &mut buf).is_err());
+    assert_eq!(sim.store.violations.len(), 2);
+}
+
+#[test]
+fn what_may_be_remembered_is_marked() {
+    let cache = iomap_flags::CACHE;
+    let mut sim = Sim::new(
+        Policy {
+            style: Style::Cow,
+            blksize: BLOCK as u32,
+            ..Default::default()
+        },
+        5,
+    );
+    sim.store.cache(126);
+    sim.write(0, 8, 8);
+    sim.writeback();
+    // A read of blocks that may come to be shared does not say that they can be overwritten.
+    let read = sim.begin(0, 0, 8);
+    assert_eq!((read.read.flags & cache, read.write_flags), (cache, 0));
+    let write = sim.begin(iomap_op::WRITE, 2, 1);
+    assert_eq!(write.write_flags, cache);
+    assert!(write.read.start >= 2 * BLOCK, "{write:?}");
+    assert!(sim.store.take_changed().is_empty());
+    sim.store.clone_file(FILE, FILE + 1).unwrap();
+    assert_eq!(sim.store.take_changed(), [(FILE, 0..8 * BLOCK)]);
+    let moved = sim.begin(iomap_op::WRITE, 2, 1);
+    let to = moved.write.unwrap();
+    assert_eq!(to.flags & (cache | iomap_flags::SHARED), to.flags);
+    assert_ne!(to.flags & cache, 0);
+}
+
+#[test]
 fn what_the_protocol_forbids_is_noticed() {
     let mut sim = Sim::new(
         Policy {
