@@ -97,14 +97,14 @@ def fallocate(descriptor, mode, offset, length):
         raise OSError(number, f"fallocate: {os.strerror(number)}")
 
 
-def fill(path, size, least=4096):
-    """Preallocates a file: `size` bytes, or all that there is in pieces of at least `least`."""
+def fill(path, size):
+    """Preallocates a file: `size` bytes, or all that there is."""
     with open(path, "wb") as file:
         if size:
             fallocate(file.fileno(), 0, 0, size)
             return
         offset, piece = 0, 1 << 28
-        while piece >= least:
+        while piece >= 4096:
             try:
                 fallocate(file.fileno(), 0, offset, piece)
                 offset += piece
@@ -184,25 +184,32 @@ class Bench:
 
     def write_file(self, path, size):
         size //= self.options.shrink
-        fio(path, ["--rw=write", "--bs=1M", f"--size={size}", "--end_fsync=1"])
+        fio(path, ["--rw=write", "--bs=256k", f"--size={size}", "--end_fsync=1"])
 
     def scatter(self, directory):
         """A file each block of which stands alone, because nothing else is free on the volume."""
         size = rows.SCATTERED_SIZE // self.options.shrink
+        # What ext4 keeps for emergencies would be left in one piece.
+        disk = pathlib.Path(self.options.device).name
+        pathlib.Path(f"/sys/fs/ext4/{disk}/reserved_clusters").write_text("0\n")
         spare, holes = directory / "spare", directory / "holes"
-        fill(spare, 4 << 20)
-        fill(holes, 2 * size)
+        # Its blocks, and those that say where they are.
+        holey = 2 * (size + size // 16)
+        # A block says of some 300 where they are.
+        fill(spare, (holey // 4096 // 256 + 8) * 4096)
+        fill(holes, holey)
         fill(directory / "filler", None)
-        # What says which blocks are free needs blocks, too.
         spare.unlink()
         with open(holes, "r+b") as file:
-            for offset in range(0, 2 * size, 8192):
+            for offset in range(0, holey, 8192):
                 fallocate(file.fileno(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, 4096)
-        fill(spare, None, least=8192)
         os.sync()
-        fio(directory / "scattered", ["--rw=write", "--bs=1M", f"--size={size}", "--end_fsync=1"])
-        for name in ("spare", "holes", "filler"):
+        fio(directory / "scattered", ["--rw=write", "--bs=256k", f"--size={size}", "--end_fsync=1"])
+        for name in ("holes", "filler"):
             (directory / name).unlink()
+        extents = int(run("filefrag", directory / "scattered").split(":")[-1].split()[0])
+        if extents < size // 4096 * 9 // 10:
+            raise Impossible(f"only {extents} extents where there should be {size // 4096}")
 
     def measure(self, mounted, row):
         """One row for one contender, mounted; returns the record."""
