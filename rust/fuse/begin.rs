@@ -210,7 +210,7 @@ fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
         count: question.count,
     };
     let mut sides = [fuse_iomap_io::default(); 2];
-    let mut many = room_for_many(inode, question);
+    let mut many = room_for_many(inode, question)?;
     let room = match &mut many {
         Some(many) => many.as_mut_slice(),
         None => &mut sides,
@@ -264,14 +264,23 @@ fn sides_of(room: &[fuse_iomap_io]) -> fuse_iomap_io {
     room.first().copied().unwrap_or_default()
 }
 
-/// Room for more mappings than the two sides, if the server may send them, and there is memory.
-fn room_for_many(inode: IomapInode<'_>, question: &Question) -> Option<KVec<fuse_iomap_io>> {
+/// Room for more mappings than the two sides, if the server may send them.
+///
+/// It does not for writeback, for which there might be no memory.
+fn room_for_many(
+    inode: IomapInode<'_>,
+    question: &Question,
+) -> Result<Option<KVec<fuse_iomap_io>>> {
     if !inode.extensions().batch_mappings() || question.purpose == Some(Purpose::Writeback) {
-        return None;
+        return Ok(None);
     }
 
     let _nofs = NofsScope::new();
-    KVec::from_elem(fuse_iomap_io::default(), MAX_MAPPINGS, GFP_KERNEL).ok()
+    Ok(Some(KVec::from_elem(
+        fuse_iomap_io::default(),
+        MAX_MAPPINGS,
+        GFP_KERNEL,
+    )?))
 }
 
 /// Sends the question, and translates what a server can say instead of an answer.

@@ -29,14 +29,15 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
         inode.vfs().lock_shared()
     };
     let count = request.count();
-    let Submitted::Done(request, result) = iomap::file_direct_read::<FuseIomap>(&lock, request)
+    let Submitted::Done(mut request, result) = iomap::file_direct_read::<FuseIomap>(&lock, request)
     else {
         return Err(EIOCBQUEUED);
     };
     drop(lock);
 
     match result {
-        Err(error) if needs_cache(error, forced) && request.count() == count => {
+        Err(error) if needs_cache(error, forced) => {
+            request.rewind(count);
             request.read_cached()
         }
         // What is left is not at the end of the file, so the direct way ended early.
@@ -47,7 +48,7 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
     }
 }
 
-/// Whether I/O that failed like this can be done through the page cache, if nothing of it was done.
+/// Whether I/O that failed like this can be done through the page cache.
 fn needs_cache(error: Error, forced: bool) -> bool {
     error == ENOTBLK || (forced && error == EINVAL)
 }
@@ -163,18 +164,19 @@ fn write_shared<'a>(
         return Shared::Finished(Direct::Done(Err(error)));
     }
 
-    let flags = if range.aligned {
-        DirectFlags::default()
+    let batches = inode.extensions().batch_ioend();
+    let submitted = if range.aligned && batches && request.is_queued() {
+        iomap::file_direct_write_queued::<FuseIomap>(&lock, request)
+    } else if range.aligned {
+        iomap::file_direct_write::<FuseIomap>(&lock, request, DirectFlags::default())
     } else {
-        DirectFlag::OverwriteOnly.into()
+        iomap::file_direct_write::<FuseIomap>(&lock, request, DirectFlag::OverwriteOnly.into())
     };
-    match iomap::file_direct_write::<FuseIomap>(&lock, request, flags) {
-        Submitted::Done(request, Err(error))
-            if error == EAGAIN
-                && !range.aligned
-                && !request.is_nowait()
-                && request.count() == count =>
+    match submitted {
+        Submitted::Done(mut request, Err(error))
+            if error == EAGAIN && !range.aligned && !request.is_nowait() =>
         {
+            request.rewind(count);
             Shared::Alone(request)
         }
         submitted => Shared::Finished(judge(submitted, count, forced)),
@@ -252,9 +254,8 @@ fn prepare_alone(
 fn judge(submitted: Submitted<WriteRequest<'_>>, count: usize, forced: bool) -> Direct<'_> {
     match submitted {
         Submitted::Queued => Direct::Done(Err(EIOCBQUEUED)),
-        Submitted::Done(request, Err(error))
-            if needs_cache(error, forced) && request.count() == count =>
-        {
+        Submitted::Done(mut request, Err(error)) if needs_cache(error, forced) => {
+            request.rewind(count);
             rest_of(request, 0)
         }
         Submitted::Done(request, Ok(done)) if request.count() > 0 => rest_of(request, done),

@@ -50,21 +50,36 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    /// The range of an ioend of writeback.
-    pub(crate) fn of_writeback(ioend: &Ioend) -> Self {
+    /// The range of an ioend.
+    pub(crate) fn of_ioend(ioend: &Ioend) -> Self {
         let flags = [
             (ioend.is_unwritten(), bindings::FUSE_IOMAP_IOEND_UNWRITTEN),
             (ioend.is_shared(), bindings::FUSE_IOMAP_IOEND_SHARED),
             (ioend.is_boundary(), bindings::FUSE_IOMAP_IOEND_BOUNDARY),
         ];
 
+        let (kind, addr, dev) = if ioend.is_direct() {
+            // As of a direct write that is told of as a whole.
+            (
+                bindings::FUSE_IOMAP_IOEND_DIRECT,
+                NO_ADDR,
+                bindings::FUSE_IOMAP_DEV_NULL,
+            )
+        } else {
+            (
+                bindings::FUSE_IOMAP_IOEND_WRITEBACK,
+                ioend.addr(),
+                Token::from_word(ioend.private()).dev,
+            )
+        };
+
         Self {
             pos: ioend.offset().unsigned_abs(),
             size: ioend.size(),
-            flags: collect(bindings::FUSE_IOMAP_IOEND_WRITEBACK, flags),
+            flags: collect(kind, flags),
             status: ioend.status(),
-            addr: ioend.addr(),
-            dev: Token::from_word(ioend.private()).dev,
+            addr,
+            dev,
         }
     }
 

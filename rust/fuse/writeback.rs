@@ -5,7 +5,8 @@
 //! Writeback that changes metadata (unwritten, shared, appending or failed) goes on a list of its
 //! inode, which a work item takes, sorts and merges; the server is told of each piece, and its
 //! answer is the result of the writeback, see [`crate::ioend`].  All other writeback is finished
-//! where the device reports it.  Of a direct write the server is told by the task that ends it.
+//! where the device reports it.  Of a direct write the server is told by the task that ends it, or
+//! like of writeback, if nobody waits for it.
 #![deny(unsafe_code)]
 
 use crate::{
@@ -149,7 +150,7 @@ impl Writeback {
     /// Tells the server of a range that was written back, and ends that.
     fn finish_one(&self, ioend: Ioend) {
         let result = match IomapInode::new(ioend.inode()) {
-            Some(inode) => self.tell(inode, &Completion::of_writeback(&ioend)),
+            Some(inode) => self.tell(inode, &Completion::of_ioend(&ioend)),
             // The list is that of an inode in iomap mode.
             None => Err(EIO),
         };
@@ -167,7 +168,7 @@ impl Writeback {
             self.tell_all(
                 inode,
                 batch.len(),
-                |index| batch.get(index).map(Completion::of_writeback),
+                |index| batch.get(index).map(Completion::of_ioend),
                 |index, result| {
                     if let Some(place) = results.get_mut(index) {
                         *place = result;
@@ -192,7 +193,7 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
         return Some(ioend);
     };
 
-    let done = Completion::of_writeback(&ioend);
+    let done = Completion::of_ioend(&ioend);
     let disk_size = writeback.disk_size();
     let deferred = done.matters(disk_size);
     inode.trace_writeback_done(ioend.offset(), done.size, done.flags(disk_size), deferred);

@@ -122,3 +122,8 @@ __rust_helper void rust_helper_mapping_set_error(struct address_space *mapping,
 {
 	mapping_set_error(mapping, error);
 }
+
+__rust_helper bool rust_helper_is_sync_kiocb(struct kiocb *kiocb)
+{
+	return is_sync_kiocb(kiocb);
+}

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
+#include <linux/blk-crypto.h>
 #include <linux/iomap.h>
 #include <linux/list.h>
 #include <linux/pagemap.h>
@@ -40,4 +41,9 @@ __rust_helper ssize_t rust_helper_iomap_dio_read_simple(struct kiocb *iocb,
 							iomap_iter_begin_fn begin)
 {
 	return iomap_dio_read_simple(iocb, iter, begin);
+}
+
+__rust_helper void rust_helper_blk_crypto_submit_bio(struct bio *bio)
+{
+	blk_crypto_submit_bio(bio);
 }

@@ -80,6 +80,7 @@ mod direct;
 pub use self::direct::{
     file_direct_read,
     file_direct_write,
+    file_direct_write_queued,
     DirectFlag,
     DirectFlags,
     DirectOperations,

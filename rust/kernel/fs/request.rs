@@ -76,6 +76,15 @@ impl<'a> Request<'a> {
         unsafe { bindings::iov_iter_count(self.iter.as_ptr()) }
     }
 
+    /// Takes back what was used of the data when a submission failed, which began with `count` bytes
+    /// to go: whoever tries again does so from the start.
+    pub fn rewind(&mut self, count: usize) {
+        let used = count.saturating_sub(self.count());
+
+        // SAFETY: By the type invariant; so much was used.
+        unsafe { bindings::iov_iter_revert(self.iter.as_ptr(), used) };
+    }
+
     /// Whether the caller wants `EAGAIN` rather than to wait (`IOCB_NOWAIT`).
     pub fn is_nowait(&self) -> bool {
         self.has_flag(bindings::IOCB_NOWAIT)
@@ -177,6 +186,14 @@ impl<'a> WriteRequest<'a> {
     /// Whether the data must reach the device in one piece (`IOCB_ATOMIC`).
     pub fn is_atomic(&self) -> bool {
         self.has_flag(bindings::IOCB_ATOMIC)
+    }
+
+    /// Whether the caller does not wait, and just wants the data on its way to the device.
+    pub fn is_queued(&self) -> bool {
+        // SAFETY: By the type invariant.
+        let is_sync = unsafe { bindings::is_sync_kiocb(self.iocb.as_ptr()) };
+
+        !is_sync && !self.has_flag(bindings::IOCB_DSYNC)
     }
 
     /// Applies limits, and the position for `O_APPEND`; returns how much is to be written

@@ -6,6 +6,12 @@
 use super::*;
 use kernel::time::{Instant, Monotonic};
 
+/// Records in an answer.
+const BATCH: usize = 50;
+
+/// How often something is looked up to see how long it takes.
+const LOOKUPS: u64 = 100_000;
+
 /// A record of one block that continues no other.
 fn single(block: u64) -> fuse_iomap_io {
     mapped(block..block + 1, block << 32)
@@ -201,45 +207,52 @@ mod bounds {
 
     #[test]
     fn a_million_extents() -> Result {
-        const MILLION: u64 = 1_000_000;
-
-        for limit in [10_000, 1_100_000] {
+        for (limit, extents) in [(10_000, 1_000_000), (200_000, 100_000)] {
             let pool = pool(limit, limit)?;
             let cache = Cache::new();
-            let kept = limit.min(MILLION as usize);
+            let kept = limit.min(extents as usize);
             let mut most = 0;
+            let mut taken = true;
 
-            let insert_ns = nanos(MILLION, |block| {
-                insert(&cache, &pool, Side::Read, &single(block));
+            // As a server sends them: many in one answer.
+            let insert_ns = nanos(extents / BATCH as u64, |number| {
+                let start = number * BATCH as u64;
+                let records: [_; BATCH] = core::array::from_fn(|index| single(start + index as u64));
+                let records = records.iter().map(|record| (Side::Read, record));
+
+                taken &= cache.insert_since(&pool, cache.generation(), None, records);
                 most = most.max(pool.ranges());
-            });
+            }) / BATCH as u64;
+            assert!(taken);
             assert_eq!((most, pool.ranges()), (kept, kept));
-            assert_eq!(count(&cache, 0..MILLION), kept);
 
-            // Blocks that are still there, in an order that no cache of a CPU likes.
-            let start = MILLION - 5_000;
+            // Those that are still there, in an order that no cache of a CPU likes.
+            let start = extents - kept as u64 / 2;
             let mut hits = 0;
-            let lookup_ns = nanos(MILLION, |number| {
-                let block = if kept < MILLION as usize {
-                    start + number * 7919 % 5_000
-                } else {
-                    number * 7919 % MILLION
-                };
-                hits += usize::from(cache.lookup(Side::Read, block * BLOCK).is_some());
+            let lookup_ns = nanos(LOOKUPS, |number| {
+                let block = start + number * 7919 % (kept as u64 / 2);
+                hits += u64::from(cache.lookup(Side::Read, block * BLOCK).is_some());
             });
-            assert_eq!(hits, MILLION as usize);
+            assert_eq!(hits, LOOKUPS);
+            let mut misses = 0;
+            let miss_ns = nanos(LOOKUPS, |number| {
+                misses += u64::from(cache.lookup(Side::Write, number * BLOCK).is_none());
+            });
+            assert_eq!(misses, LOOKUPS);
 
             let invalidate_ns = nanos(1000, |number| {
-                let block = MILLION - 1 - number;
+                let block = extents - 1 - number;
                 cache.invalidate(&BOTH, block * BLOCK..(block + 1) * BLOCK);
             });
             assert_eq!(pool.ranges(), kept - 1000);
 
             pr_info!(
-                "{} extents: ns to insert {}, look up {}, invalidate {}\n",
+                "{} of {} extents: ns to insert {}, find {}, miss {}, invalidate {}\n",
                 kept,
+                extents,
                 insert_ns,
                 lookup_ns,
+                miss_ns,
                 invalidate_ns
             );
             drop(cache);

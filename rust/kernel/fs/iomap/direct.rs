@@ -2,7 +2,7 @@
 
 //! Direct I/O: between a device and the caller's memory, past the page cache.
 
-use super::{Operations, OperationsVTable};
+use super::{Ioend, Operations, OperationsVTable, WritebackOperations};
 use crate::{
     bindings,
     error::{
@@ -19,7 +19,7 @@ use crate::{
     },
     impl_flags, //
 };
-use core::marker::PhantomData;
+use core::{marker::PhantomData, ptr::NonNull};
 
 impl_flags!(
     /// How a direct write is done: `IOMAP_DIO_FORCE_WAIT` and so on.
@@ -137,6 +137,71 @@ impl<T: DirectOperations> DirectVTable<T> {
     }
 }
 
+/// Holds the `struct iomap_dio_ops` of writes that nobody waits for.
+struct QueuedVTable<T: WritebackOperations>(PhantomData<T>);
+
+impl<T: WritebackOperations> QueuedVTable<T> {
+    /// For fs/iomap.
+    const OPS: bindings::iomap_dio_ops = bindings::iomap_dio_ops {
+        submit_io: Some(Self::submit_io),
+        bio_set: &raw mut bindings::iomap_ioend_bioset,
+        ..pin_init::zeroed()
+    };
+
+    /// `iomap_dio_ops.submit_io`: makes an ioend of what changes mappings.
+    ///
+    /// # Safety
+    ///
+    /// fs/iomap calls this for a write of [`file_direct_write_queued`], with a bio of its own that
+    /// is from `bio_set`.
+    unsafe extern "C" fn submit_io(
+        iter: *const bindings::iomap_iter,
+        bio: *mut bindings::bio,
+        pos: bindings::loff_t,
+    ) {
+        // SAFETY: The iteration is valid by the safety requirements.
+        let (inode, iomap) = unsafe { ((*iter).inode, &(*iter).iomap) };
+        let mut flags = 0;
+        if u32::from(iomap.type_) == bindings::IOMAP_UNWRITTEN {
+            flags |= bindings::IOMAP_IOEND_UNWRITTEN;
+        }
+        if u32::from(iomap.flags) & bindings::IOMAP_F_SHARED != 0 {
+            flags |= bindings::IOMAP_IOEND_SHARED;
+        }
+
+        if flags != 0 {
+            // CAST: The flags are small.
+            let flags = (flags | bindings::IOMAP_IOEND_DIRECT) as u16;
+            // SAFETY: The bio has an ioend around it, as all of that set, and is not submitted yet.
+            unsafe {
+                let ioend = bindings::iomap_init_ioend(inode, bio, pos, flags);
+                (*ioend).io_private = iomap.private;
+                (*bio).bi_end_io = Some(Self::end_bio);
+            }
+        }
+        // SAFETY: The bio is ready, and the block layer's from now on.
+        unsafe { bindings::blk_crypto_submit_bio(bio) };
+    }
+
+    /// `bio.bi_end_io`.
+    ///
+    /// # Safety
+    ///
+    /// The block layer calls this, once, for the bio of an ioend of [`Self::submit_io`].
+    unsafe extern "C" fn end_bio(bio: *mut bindings::bio) {
+        // SAFETY: The bio is that of an ioend.
+        let ioend = NonNull::new(unsafe { bindings::iomap_ioend_from_bio(bio) });
+        // SAFETY: The I/O is complete, and the block layer will not touch it again. The request
+        // that it is a part of keeps the inode.
+        let ioend = ioend.map(|ioend| unsafe { Ioend::from_raw(ioend) });
+
+        if ioend.is_none_or(|ioend| T::complete(ioend).is_some()) {
+            // SAFETY: The bio is still ours, and this is the C side's own completion of it.
+            unsafe { bindings::iomap_dio_bio_end_io(bio) };
+        }
+    }
+}
+
 /// What has become of a request.
 pub enum Submitted<R> {
     /// Its completion ends it, perhaps before this was returned.
@@ -213,6 +278,33 @@ pub fn file_direct_write<'a, 'b, T: DirectOperations>(
             &OperationsVTable::<T>::OPS,
             &DirectVTable::<T>::OPS,
             flags.into(),
+            core::ptr::null_mut(),
+            0,
+        )
+    };
+    Submitted::new(request, ret)
+}
+
+/// As [`file_direct_write`], for a request that is asynchronous: I/O to blocks that become the
+/// file's by it, or another's, is completed like writeback, with [`WritebackOperations::complete`],
+/// so that it can be told of together with that of other requests.
+///
+/// For whole blocks inside the file, and without `O_DSYNC`, which would wait where other writes are
+/// completed.
+pub fn file_direct_write_queued<'a, 'b, T: WritebackOperations>(
+    _lock: &impl Lock<'b>,
+    mut request: WriteRequest<'a>,
+) -> Submitted<WriteRequest<'a>> {
+    let (iocb, from) = request.as_raw();
+
+    // SAFETY: As in `file_direct_write`.
+    let ret = unsafe {
+        bindings::iomap_dio_rw(
+            iocb,
+            from,
+            &OperationsVTable::<T>::OPS,
+            &QueuedVTable::<T>::OPS,
+            0,
             core::ptr::null_mut(),
             0,
         )

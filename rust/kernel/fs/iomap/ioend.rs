@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Completions of writeback (`struct iomap_ioend`).
+//! Completions of writeback, and of direct writes (`struct iomap_ioend`).
 
 use crate::{
     bindings,
@@ -20,7 +20,7 @@ use core::ptr::NonNull;
 /// # Invariants
 ///
 /// The I/O is complete, and nobody else uses the `struct iomap_ioend` or will free it.  It keeps
-/// its inode alive, whose eviction waits for the folios.
+/// its inode alive, whose eviction waits for the folios; or which the file of a direct write has.
 #[must_use = "the folios are under writeback until it is finished"]
 pub struct Ioend(NonNull<bindings::iomap_ioend>);
 
@@ -80,6 +80,11 @@ impl Ioend {
         self.has_flag(bindings::IOMAP_IOEND_SHARED)
     }
 
+    /// Whether it is a part of a direct write, not writeback.
+    pub fn is_direct(&self) -> bool {
+        self.has_flag(bindings::IOMAP_IOEND_DIRECT)
+    }
+
     /// Whether it must not be merged with what lies before it.
     pub fn is_boundary(&self) -> bool {
         self.has_flag(bindings::IOMAP_IOEND_BOUNDARY)
@@ -101,7 +106,8 @@ impl Ioend {
         self.fields().io_private as usize
     }
 
-    /// Ends writeback of the folios.  An error is kept for who waits for the data.
+    /// Ends writeback of the folios.  An error is kept for who waits for the data.  If it is a part
+    /// of a direct write, ends that, if it is the last one.
     ///
     /// May sleep.
     pub fn finish(self, result: Result) {
