@@ -217,7 +217,8 @@ mod bounds {
             // As a server sends them: many in one answer.
             let insert_ns = nanos(extents / BATCH as u64, |number| {
                 let start = number * BATCH as u64;
-                let records: [_; BATCH] = core::array::from_fn(|index| single(start + index as u64));
+                let records: [_; BATCH] =
+                    core::array::from_fn(|index| single(start + index as u64));
                 let records = records.iter().map(|record| (Side::Read, record));
 
                 taken &= cache.insert_since(&pool, cache.generation(), None, records);
