@@ -57,7 +57,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 15] = [
+const SUITES: [Suite; 16] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -70,6 +70,7 @@ const SUITES: [Suite; 15] = [
     ("write", About::Writes, suites::write::run),
     ("direct", About::Writes, suites::direct::run),
     ("cache", About::Writes, suites::cache::run),
+    ("inline", About::Writes, suites::inline::run),
     ("zeroing", About::Writes, suites::zeroing::run),
     ("ioends", About::Writes, suites::ioends::run),
     ("module", About::Module, suites::module::run),

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod death;
 pub mod direct;
 pub mod hostile;
+pub mod inline;
 pub mod ioends;
 pub mod mixed;
 pub mod module;

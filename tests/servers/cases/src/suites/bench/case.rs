@@ -50,6 +50,7 @@ pub fn ways() -> Vec<(&'static str, Policy)> {
         ),
         ("delalloc", policy(Style::Delalloc, |_| {})),
         ("delalloc-more", policy(Style::Delalloc, |p| p.extra = 3)),
+        ("inline", policy(Style::Unwritten, |p| p.inline = true)),
     ]
 }
 
@@ -161,6 +162,11 @@ impl Case {
     fn op(&self, random: &mut Random, what: What, size: u64) -> Op {
         let block = u64::from(self.block);
         let mut op = Op::new(what, position(random, block, size), length(random, block));
+        if self.way == "inline" && random.chance(200) {
+            // Most of it stays where there are no blocks.
+            op.offset %= 4200;
+            op.length = 1 + op.length % 1500;
+        }
         match what {
             What::Store | What::Read | What::Unshare | What::Copy if size > 0 => {
                 op.offset = op.offset.min(size - 1);
