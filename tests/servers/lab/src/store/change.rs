@@ -23,7 +23,7 @@ impl Store {
                 file.size = size;
                 return Ok(());
             }
-            _ => file.to_blocks(&mut self.space)?,
+            _ => file.take_blocks(&mut self.space)?,
         }
         // The kernel knows the file to be larger than it is on disk, so this may cut as well when the
         // size on disk grows.
@@ -46,7 +46,7 @@ impl Store {
         }
         let file = self.files.get_mut(&id).ok_or(Errno::STALE)?;
         let space = &mut self.space;
-        file.to_blocks(space)?;
+        file.take_blocks(space)?;
         let keep = mode & falloc::KEEP_SIZE != 0;
         match mode & !falloc::KEEP_SIZE {
             0 => file.preallocate(space, &range)?,

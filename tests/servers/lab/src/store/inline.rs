@@ -62,7 +62,7 @@ impl File {
         let write = args.opflags & iomap_op::WRITE != 0;
         let end = args.pos.saturating_add(args.count);
         if write && (args.opflags & NEEDS_BLOCKS != 0 || end > PAGE) {
-            self.to_blocks(space)?;
+            self.take_blocks(space)?;
             return Ok(None);
         }
         let side = |kind, range: Range<u64>| Side {
@@ -83,7 +83,7 @@ impl File {
     }
 
     /// Gives inline data blocks of its own.
-    pub(super) fn to_blocks(&mut self, space: &mut Space) -> Result<()> {
+    pub(super) fn take_blocks(&mut self, space: &mut Space) -> Result<()> {
         let Some(data) = self.inline.take() else {
             return Ok(());
         };

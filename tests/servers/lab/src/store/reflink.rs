@@ -67,7 +67,7 @@ impl Store {
     /// Makes `to` a file with all the blocks of `from`.
     pub fn clone_file(&mut self, from: u64, to: u64) -> Result<()> {
         let source = self.files.get_mut(&from).ok_or(Errno::STALE)?;
-        source.to_blocks(&mut self.space)?;
+        source.take_blocks(&mut self.space)?;
         let policy = Policy {
             inline: false,
             ..source.policy.clone()

@@ -7,7 +7,7 @@ use crate::disks::Machine;
 use crate::ensure;
 use crate::files::{fails_with, open_cold, pread, same};
 use crate::tap::{Outcome, Tap};
-use fuse_iomap::wire::{ADDR_NULL, iomap_config, iomap_flags, iomap_op, iomap_type};
+use fuse_iomap::wire::{ADDR_NULL, iomap_flags, iomap_op, iomap_type};
 use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
 use lab::misbehave::{Action, RawIo, Rule};
@@ -191,7 +191,6 @@ pub fn run(tap: &mut Tap, machine: &Machine, scenario: &Scenario) {
         ("unknown extensions", false, flags(1 << 40)),
         ("all flags", false, flags(u64::MAX)),
         ("no flags", true, flags(0)),
-        ("flags of batches", true, flags(iomap_config::BATCH_IOEND)),
         ("nothing", true, Action::Resize { payload: 0 }),
         ("flags alone", true, Action::Resize { payload: 8 }),
         ("too much", false, Action::Resize { payload: 200 }),
