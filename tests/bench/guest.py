@@ -3,7 +3,7 @@
 """The benchmark inside the guest: every contender does every row, some times over.
 
     guest.py DEVICE [--profile quick|full] [--rounds N] [--rows GLOB,...]
-             [--contenders NAME,...] [--shrink N]
+             [--contenders NAME,...] [--repeat N] [--shrink N]
 
 Contenders take turns, so that what drifts hits all of them. Each result is one
 line: "@" and a JSON object. tests/bench/README.md says what is in it.
@@ -57,7 +57,8 @@ class Clock:
     def __init__(self):
         self.terminal = None
         self.cost = 0
-        self.command = "read -r line </proc/uptime; echo $line"
+        # How long the guest runs and how much of that its processor has slept, in s.
+        self.command = "read -r up idle </proc/uptime; echo $up $idle"
         if os.environ.get("FI_ACCEL") == "uml":
             # The host knows, see tests/vm/uml.py. Its answers wait until they are read.
             self.terminal = os.open("/dev/tty2", os.O_RDWR | os.O_NOCTTY)
@@ -85,9 +86,9 @@ class Clock:
 
     @staticmethod
     def _busy(path):
-        """The time that the processors of a guest were not idle: both are in /proc/uptime."""
+        """The time that the processor was not idle."""
         up, idle = (float(word) for word in pathlib.Path(path).read_text(encoding="ascii").split())
-        return int((up * os.cpu_count() - idle) * 1e9)
+        return int((up - idle) * 1e9)
 
 
 def fallocate(descriptor, mode, offset, length):
@@ -231,7 +232,8 @@ class Bench:
         drop_caches(1)
         before = mounted.upcalls()
         arguments += self.clock.arguments("echo 1 >/proc/sys/vm/drop_caches")
-        jobs = fio(path, arguments, row.repeat)
+        repeat = max(row.repeat, self.options.repeat if row.on == "data" else 1)
+        jobs = fio(path, arguments, repeat)
         cpu = self.clock.taken([job["jobname"] for job in jobs], row.jobs)
         after = mounted.upcalls()
         done = [job["write" if row.writes else "read"] for job in jobs]
@@ -282,6 +284,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default="*", help="names, with * and ?")
     parser.add_argument("--contenders", default="", help="default: those of the profile")
+    parser.add_argument("--repeat", type=int, default=1, help="do rows on existing files as often in a row")
     parser.add_argument("--shrink", type=int, default=1, help="divide all sizes by this")
     options = parser.parse_args()
     names = [name for name in options.contenders.split(",") if name]
