@@ -342,6 +342,8 @@ fn remember(
         start: write.start(),
         end: write.end(),
     });
+    // Who writes here and there changes mappings, and would have to evict some for these.
+    let more = if reply.write.is_none() { more } else { &[] };
     let flagged = [(Side::Read, read), (Side::Write, write)]
         .into_iter()
         .filter(|(_, wire)| u32::from(wire.flags) & bindings::FUSE_IOMAP_F_CACHE != 0);

@@ -487,7 +487,7 @@ unsafe extern "C" fn fuse_iomap_copy_end(
 /// `request` is valid and nobody else's.
 #[export]
 unsafe extern "C" fn fuse_iomap_offer(request: *mut bindings::fuse_iomap_config_in) {
-    // CAST: The default is a megabyte.
+    // CAST: The default is some megabytes.
     let offer = config::offer(Bounds::of_system().inode as u32);
 
     // SAFETY: By the safety requirements.

@@ -6,12 +6,15 @@
 
 use crate::{begin::InodeMapping, fuse::IomapInode};
 use kernel::{
+    error::to_result,
     fs::{
         iomap::{Finished, InlineData},
+        Exclusive,
         NofsScope,
         Offset, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::atomic::Relaxed, //
 };
 
 /// Gets the data of a mapping.
@@ -33,12 +36,14 @@ pub(crate) fn load(inode: IomapInode<'_>, mapping: &InodeMapping<'_>) -> Result<
 
 /// Stores what was written to a mapping: `written` bytes from `pos`, as far as they are in the file.
 ///
-/// May sleep.  The page cache has the data and is not dirty, so an error is what writing back would
-/// have met.
+/// May sleep.  An error is found by [`check`].
 pub(crate) fn store(inode: IomapInode<'_>, pos: Offset, written: u64, mapping: &Finished<'_>) {
     // Zeroing goes on to the end of the block.
     let end = pos.saturating_add_unsigned(written).min(inode.vfs().size());
     let Ok(length @ 1..) = u64::try_from(end.saturating_sub(pos)) else {
+        return;
+    };
+    let Some(writeback) = inode.state().writeback.as_ref() else {
         return;
     };
     let stored = bytes(mapping, pos, length)
@@ -46,16 +51,30 @@ pub(crate) fn store(inode: IomapInode<'_>, pos: Offset, written: u64, mapping: &
         .and_then(|bytes| inode.send_write(pos.unsigned_abs(), bytes));
 
     match stored {
-        Ok(()) => {
-            if let Some(writeback) = inode.state().writeback.as_ref() {
-                writeback.grow_disk_size(end);
-            }
-        }
-        Err(error) => inode.vfs().set_writeback_error(error),
+        Ok(()) => writeback.grow_disk_size(end),
+        Err(error) => writeback.inline_error.store(error.to_errno(), Relaxed),
     }
     // If reclaim was so quick to drop what was just written that another task has read it again,
     // that was before the server had it. Who holds the folio meanwhile has the right one.
     let _ = inode.vfs().drop_clean(pos, end);
+}
+
+/// Fails with the error that [`store`] has met, if any, since this was called last.
+///
+/// fs/iomap has no way to pass it on.  To be called when it has written or zeroed, with the lock that
+/// it was called with: `old_size` is that of the file before, which it has again after an error.
+pub(crate) fn check(lock: &Exclusive<'_>, old_size: Offset) -> Result {
+    let writeback =
+        IomapInode::new(lock.inode()).and_then(|inode| inode.state().writeback.as_ref());
+    let Some(writeback) = writeback else {
+        return Ok(());
+    };
+
+    let result = to_result(writeback.inline_error.xchg(0, Relaxed));
+    if result.is_err() {
+        lock.set_size(old_size.max(writeback.disk_size()));
+    }
+    result
 }
 
 /// The bytes of a mapping that were written.

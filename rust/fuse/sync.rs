@@ -26,6 +26,11 @@ pub(crate) fn fsync(
         return Err(EIO);
     }
 
+    if let Some(writeback) = inode.state().writeback.as_ref() {
+        // If it fails, so does the next step, which reports each error once.
+        let _ = inode.vfs().start_write_back(start, end);
+        writeback.finish_pending();
+    }
     file.write_back(start, end)?;
     if !datasync {
         // The times: the size is the matter of IOEND.

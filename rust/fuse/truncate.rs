@@ -6,7 +6,7 @@
 //! is the server asked to move its metadata.  It never has to write a zero.
 #![deny(unsafe_code)]
 
-use crate::{fuse::IomapInode, ops::FuseIomap, write::zero};
+use crate::{fuse::IomapInode, inline, ops::FuseIomap, write::zero};
 use kernel::{
     fs::{iomap, Exclusive, Invalidate, Offset},
     prelude::*, //
@@ -30,6 +30,7 @@ pub(crate) fn begin(
         zero(lock, invalidate, old, new)?;
     } else {
         iomap::truncate_page::<FuseIomap>(lock, invalidate, new)?;
+        inline::check(lock, old)?;
     }
     invalidate.truncate(lock, new);
 

@@ -6,6 +6,7 @@
 use crate::{
     direct::{self, Direct},
     fuse::IomapInode,
+    inline,
     ops::FuseIomap, //
 };
 use kernel::{
@@ -81,7 +82,11 @@ fn write_locked(inode: IomapInode<'_>, request: &mut WriteRequest<'_>) -> Result
         return Ok(0);
     }
     prepare(&lock, request)?;
-    iomap::file_buffered_write::<FuseIomap>(&lock, request)
+
+    let size = inode.vfs().size();
+    let written = iomap::file_buffered_write::<FuseIomap>(&lock, request);
+    inline::check(&lock, size)?;
+    written
 }
 
 /// Prepares the file for a write that has been checked: there are zeroes up to its start, and its
@@ -113,7 +118,8 @@ pub(crate) fn zero(
 ) -> Result {
     match end.checked_sub(start) {
         Some(length) if length > 0 => {
-            iomap::zero_range::<FuseIomap>(lock, invalidate, start, length.unsigned_abs())
+            iomap::zero_range::<FuseIomap>(lock, invalidate, start, length.unsigned_abs())?;
+            inline::check(lock, lock.inode().size())
         }
         _ => Ok(()),
     }

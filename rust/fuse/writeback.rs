@@ -49,9 +49,12 @@ pub(crate) struct Writeback {
     sequence: Atomic<u64>,
     /// The size of the file on disk, in bytes, as the server knows it.
     ///
-    /// Grows with IOENDs, which the work item sends one after the other.  Everything else that
-    /// changes it has `i_rwsem`.
+    /// Grows with IOENDs, of which there may be several at a time.  Everything else that changes it
+    /// has `i_rwsem`.
     disk_size: Atomic<i64>,
+    /// The negative error number that storing data in the inode has met, or 0; for who has `i_rwsem`
+    /// exclusively.
+    pub(crate) inline_error: Atomic<i32>,
     /// Goes up before and after the server is asked to change the layout of the file, so that it
     /// is odd in between: what an IOEND says of the size on disk is not held against a server that
     /// is changing that.
@@ -72,6 +75,7 @@ impl Writeback {
                 direct <- Gathering::new(),
                 sequence: Atomic::new(1u64),
                 disk_size: Atomic::new(disk_size),
+                inline_error: Atomic::new(0i32),
                 layout: Atomic::new(0u64),
             }),
             GFP_KERNEL,
@@ -128,25 +132,33 @@ impl WorkItem for Writeback {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        this.finish_pending();
+    }
+}
+
+impl Writeback {
+    /// Tells the server of all I/O that waits for that, and ends it.
+    ///
+    /// May sleep.  Whoever is going to wait for the I/O can call this, and so need not wait for the
+    /// work item too.
+    pub(crate) fn finish_pending(&self) {
         let mut batch = {
             // Reclaim may wait for this.
             let _nofs = NofsScope::new();
             KVec::with_capacity(MAX_BATCH, GFP_KERNEL).unwrap_or_default()
         };
 
-        this.ioends.drain(|ioend| {
+        self.ioends.drain(|ioend| {
             if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
-                this.finish(&mut batch);
+                self.finish(&mut batch);
                 if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
-                    this.finish_one(ioend);
+                    self.finish_one(ioend);
                 }
             }
         });
-        this.finish(&mut batch);
+        self.finish(&mut batch);
     }
-}
 
-impl Writeback {
     /// Tells the server of a range that was written back, and ends that.
     fn finish_one(&self, ioend: Ioend) {
         let result = match IomapInode::new(ioend.inode()) {

@@ -117,12 +117,6 @@ __rust_helper void rust_helper_memalloc_nofs_restore(unsigned int flags)
 	memalloc_nofs_restore(flags);
 }
 
-__rust_helper void rust_helper_mapping_set_error(struct address_space *mapping,
-						 int error)
-{
-	mapping_set_error(mapping, error);
-}
-
 __rust_helper bool rust_helper_is_sync_kiocb(struct kiocb *kiocb)
 {
 	return is_sync_kiocb(kiocb);

@@ -45,11 +45,11 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// What an inode gets if the server does not say: some 10000 ranges.
+    /// What an inode gets if the server does not say: some 40000 ranges.
     ///
-    /// That is a file of 40 GiB in extents of 4 MiB, and the worst that a server can do to a file is
-    /// that a look-up in 40 MiB of it finds nothing.  It is also how much is freed at a time.
-    const INODE: usize = 1 << 20;
+    /// That is a file of 160 GiB in extents of 4 MiB, and enough for 20000 blocks written here and
+    /// there into one unwritten extent, each of which cuts it in two.
+    const INODE: usize = 4 << 20;
 
     /// The share of the system's memory that a connection gets.
     ///

@@ -7,7 +7,7 @@
 
 use crate::{
     bindings,
-    error::{to_result, Error, Result},
+    error::{to_result, Result},
     ffi::c_ulong,
     fs::{
         file::{LocalFile, Offset},
@@ -26,6 +26,15 @@ impl Inode {
         to_result(unsafe { bindings::filemap_write_and_wait_range(self.mapping(), start, end) })
     }
 
+    /// Starts to write back dirty folios from `start` to `end`, both included
+    /// (`filemap_fdatawrite_range`).
+    ///
+    /// May sleep.
+    pub fn start_write_back(&self, start: Offset, end: Offset) -> Result {
+        // SAFETY: By the type invariant the inode is alive, and its mapping with it.
+        to_result(unsafe { bindings::filemap_fdatawrite_range(self.mapping(), start, end) })
+    }
+
     /// Drops clean folios from `start` to `end`, both included, as far as that is possible at once
     /// (`invalidate_mapping_pages`).
     pub fn forget_clean(&self, start: Offset, end: Offset) {
@@ -42,15 +51,6 @@ impl Inode {
         to_result(unsafe {
             bindings::invalidate_inode_pages2_range(self.mapping(), page(start), page(end))
         })
-    }
-
-    /// Has those who wait for the file's data to be stable fail with an error, once for each open
-    /// file (`mapping_set_error`).
-    ///
-    /// Any context.
-    pub fn set_writeback_error(&self, error: Error) {
-        // SAFETY: By the type invariant the inode is alive, and its mapping with it.
-        unsafe { bindings::mapping_set_error(self.mapping(), error.to_errno()) };
     }
 
     /// Takes `invalidate_lock` exclusively: no folio enters the page cache, and no page fault gets
