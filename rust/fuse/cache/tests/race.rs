@@ -64,6 +64,47 @@ fn blocks(random: &mut Random) -> Range<u64> {
 }
 
 impl Race {
+    /// Prepares it, with the given bound for the inode, in ranges.
+    fn new(ranges: usize) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            try_pin_init!(Self {
+                cache: Cache::new(),
+                pool: pool(ranges, 1000)?,
+                truth <- new_mutex!([0; FILE]),
+                reached: [const { Atomic::new(0u32) }; FILE],
+                start: Instant::now(),
+                running: Atomic::new(0u32),
+                found: Atomic::new(0u32),
+                stale: Atomic::new(0u32),
+                wrong: Atomic::new(0u32),
+                late: Atomic::new(0u32),
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Has another task do something.
+    fn spawn(self: &Arc<Self>, task: impl FnOnce(&Self) + Send + 'static) -> Result {
+        let race = self.clone();
+
+        self.running.fetch_add(1, Relaxed);
+        let spawned = workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+            task(&race);
+            race.running.fetch_sub(1, Release);
+        });
+        if spawned.is_err() {
+            self.running.fetch_sub(1, Relaxed);
+        }
+        Ok(spawned?)
+    }
+
+    /// Waits until all tasks are done.
+    fn wait(&self) {
+        while self.running.load(Acquire) > 0 {
+            fsleep(Delta::from_millis(1));
+        }
+    }
+
     /// Lets other tasks run now and then, also if there is one CPU and no preemption; returns
     /// whether it is still time.
     fn goes_on(&self, random: &mut Random) -> bool {
@@ -167,22 +208,7 @@ impl Race {
 
 /// Runs it with the given bound for the inode, in ranges.
 fn race(ranges: usize, seed: u64) -> Result<Arc<Race>> {
-    let race = Arc::pin_init(
-        try_pin_init!(Race {
-            cache: Cache::new(),
-            pool: pool(ranges, 1000)?,
-            truth <- new_mutex!([0; FILE]),
-            reached: [const { Atomic::new(0u32) }; FILE],
-            start: Instant::now(),
-            running: Atomic::new(0u32),
-            found: Atomic::new(0u32),
-            stale: Atomic::new(0u32),
-            wrong: Atomic::new(0u32),
-            late: Atomic::new(0u32),
-        }? Error),
-        GFP_KERNEL,
-    )?;
-
+    let race = Race::new(ranges)?;
     let tasks: [fn(&Race, &mut Random); 6] = [
         Race::change,
         Race::ask,
@@ -192,17 +218,9 @@ fn race(ranges: usize, seed: u64) -> Result<Arc<Race>> {
         Race::shrink,
     ];
     for (seed, task) in (seed * 100..).zip(tasks) {
-        let race = race.clone();
-
-        race.running.fetch_add(1, Relaxed);
-        workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
-            task(&race, &mut Random::new(seed));
-            race.running.fetch_sub(1, Release);
-        })?;
+        race.spawn(move |race| task(race, &mut Random::new(seed)))?;
     }
-    while race.running.load(Acquire) > 0 {
-        fsleep(Delta::from_millis(1));
-    }
+    race.wait();
     Ok(race)
 }
 
@@ -227,6 +245,28 @@ mod races {
                 race.late.load(Relaxed)
             );
         }
+        Ok(())
+    }
+    #[test]
+    fn an_answer_is_late_before_anything_is_dropped() -> Result {
+        let race = Race::new(100)?;
+        assert!(insert(&race.cache, &race.pool, Side::Read, &record(0..4, 1)));
+        let generation = race.cache.generation();
+
+        // While the lock is held, nothing is dropped.
+        let extents = race.cache.extents.as_ref().ok_or(ENOENT)?;
+        let known = extents.change(|_| {
+            race.spawn(|race| race.cache.invalidate(&BOTH, 0..BLOCK))?;
+            let start = Instant::<Monotonic>::now();
+            while race.cache.generation() == generation && start.elapsed() < Delta::from_secs(5) {
+                fsleep(PAUSE);
+            }
+            Ok::<_, Error>(race.cache.generation() != generation)
+        });
+        assert_eq!(known, Ok(true));
+
+        race.wait();
+        assert!(race.cache.lookup(Side::Read, 0).is_none());
         Ok(())
     }
 }

@@ -89,18 +89,23 @@ mod rules {
 
     #[test]
     fn the_sides_are_no_neighbours() -> Result {
-        let (pool, cache) = roomy()?;
         let last = hole(0x7_ffff_ffff_ff00..0x8_0000_0000_0000);
+        let first = hole(0..1);
+        let records = [(Side::Read, &last), (Side::Write, &first)];
 
-        assert!(insert(&cache, &pool, Side::Read, &last));
-        assert!(insert(&cache, &pool, Side::Write, &hole(0..1)));
+        for order in [[0, 1], [1, 0]] {
+            let (pool, cache) = roomy()?;
+            for (side, record) in order.map(|index| records[index]) {
+                assert!(insert(&cache, &pool, side, record));
+            }
 
-        assert_eq!(pool.ranges(), 2);
-        assert_eq!(found(&cache, Side::Write, 0), Some((0, 1)));
-        assert_eq!(
-            found(&cache, Side::Read, 0x7_ffff_ffff_ff80),
-            Some((0x7_ffff_ffff_ff00, 0x100))
-        );
+            assert_eq!(pool.ranges(), 2);
+            assert_eq!(found(&cache, Side::Write, 0), Some((0, 1)));
+            assert_eq!(
+                found(&cache, Side::Read, 0x7_ffff_ffff_ff80),
+                Some((0x7_ffff_ffff_ff00, 0x100))
+            );
+        }
         Ok(())
     }
 
