@@ -113,6 +113,13 @@ impl<'a> Worker<'a> {
                         .open(self.path(path))?;
                     put(&file, write)?;
                 }
+                (Change::Write { path, write }, Sync::Direct) if durable => {
+                    let file = OpenOptions::new()
+                        .write(true)
+                        .custom_flags(O_DIRECT | O_DSYNC)
+                        .open(self.path(path))?;
+                    put(&file, write)?;
+                }
                 (Change::Write { path, write }, Sync::Mapped) if durable => {
                     let file = self.open(path)?;
                     let end = write.pos + write.length;
@@ -136,7 +143,7 @@ impl<'a> Worker<'a> {
                 }
                 Ok(())
             }
-            Sync::Dsync | Sync::Mapped => Ok(()),
+            Sync::Dsync | Sync::Direct | Sync::Mapped => Ok(()),
             Sync::Syncfs => Ok(syncfs(File::open(&self.root)?)?),
         }
     }
@@ -244,12 +251,20 @@ impl<'a> Worker<'a> {
 
 /// The value of O_DSYNC on every architecture of Linux that matters here.
 const O_DSYNC: i32 = rustix::fs::OFlags::DSYNC.bits() as i32;
+/// The same of O_DIRECT.
+const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+/// Memory for direct I/O begins at a multiple of this.
+const ALIGN: usize = 4096;
 
 fn put(file: &File, write: &Write) -> io::Result<()> {
     let length = usize::try_from(write.length).map_err(io::Error::other)?;
-    let mut bytes = vec![0; length];
-    fill(write.stamp, write.pos, &mut bytes);
-    file.write_all_at(&bytes, write.pos)
+    let mut memory = vec![0; length + ALIGN];
+    let start = memory.as_ptr().align_offset(ALIGN);
+    let bytes = memory
+        .get_mut(start..start.saturating_add(length))
+        .ok_or_else(|| io::Error::other("memory cannot be aligned"))?;
+    fill(write.stamp, write.pos, bytes);
+    file.write_all_at(bytes, write.pos)
 }
 
 /// Writes without ever syncing, until told to stop: the disk then always has something in flight

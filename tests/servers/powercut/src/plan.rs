@@ -176,11 +176,16 @@ pub enum Sync {
     Fdatasync,
     /// The file is opened with O_DSYNC.
     Dsync,
+    /// Whole sectors go past the page cache, of a file opened with O_DIRECT and O_DSYNC.
+    Direct,
     /// The file is written through a shared mapping, and msync(MS_SYNC) called.
     Mapped,
     /// syncfs.
     Syncfs,
 }
+
+/// What direct I/O is aligned to.
+const SECTOR: u64 = 512;
 
 /// One operation: changes, and what makes all of them durable. Its end is acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -225,9 +230,15 @@ impl Plan {
                 sync: Sync::Syncfs,
             };
         }
-        let change = self.change(model);
-        let sync = match (&change, self.random.below(8)) {
+        let mut change = self.change(model);
+        let sync = match (&mut change, self.random.below(8)) {
             (Change::Write { .. }, 0) => Sync::Dsync,
+            (Change::Write { write, .. }, 6) => {
+                let end = (write.pos + write.length).next_multiple_of(SECTOR);
+                write.pos = write.pos / SECTOR * SECTOR;
+                write.length = end - write.pos;
+                Sync::Direct
+            }
             (Change::Write { .. }, 1 | 2) => Sync::Mapped,
             (Change::Write { .. } | Change::Truncate { .. }, 3 | 4) => Sync::Fdatasync,
             (_, 5) => Sync::Syncfs,
