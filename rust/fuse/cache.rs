@@ -167,10 +167,12 @@ impl Cache {
         };
 
         extents.change(|extents| {
-            // All of them, also after an error: what is there now is old.
-            records.into_iter().fold(Ok(()), |result, (side, record)| {
-                result.and(extents.insert(side, record, GFP_KERNEL | __GFP_NOWARN))
-            })
+            let mut result = Ok(());
+            for (side, record) in records {
+                // All of them, also after an error: what is there now is old.
+                result = result.and(extents.insert(side, record, GFP_KERNEL | __GFP_NOWARN));
+            }
+            result
         })
     }
 

@@ -25,6 +25,8 @@ use kernel::{
     prelude::*, //
 };
 
+mod config;
+
 /// Two devices: number 1 with logical blocks of 512 bytes, and number 2 with 4096.
 struct TwoDevices;
 
@@ -481,6 +483,70 @@ mod write_mapping {
         let found = write_at(0, Purpose::Writeback, &good(INLINE), &good(INLINE));
         assert_eq!(found.err(), Some(Refusal::Rule(Rule::InlineInWriteback)));
         assert!(write_at(4096, Purpose::Write, &good(HOLE), &good(DELALLOC)).is_ok());
+    }
+
+    #[test]
+    fn direct_writes_need_blocks() {
+        for purpose in [Purpose::Direct, Purpose::Fault] {
+            assert!(write_refused(
+                purpose,
+                HOLE,
+                &good(HOLE),
+                Rule::HoleForWrite
+            ));
+        }
+        assert!(write_refused(
+            Purpose::Direct,
+            HOLE,
+            &good(DELALLOC),
+            Rule::DelallocForDirect
+        ));
+        assert!(write_at(4096, Purpose::Fault, &good(HOLE), &good(DELALLOC)).is_ok());
+        // Whether there is something to overwrite is only asked.
+        for write in [good(HOLE), good(DELALLOC)] {
+            assert!(write_at(4096, Purpose::Overwrite, &good(HOLE), &write).is_ok());
+        }
+    }
+
+    #[test]
+    fn data_in_the_inode_is_on_both_sides() {
+        let blocks = fuse_iomap_io {
+            offset: 0,
+            ..good(UNWRITTEN)
+        };
+        let hole = fuse_iomap_io {
+            offset: 0,
+            ..good(HOLE)
+        };
+
+        for purpose in [Purpose::Write, Purpose::Zero, Purpose::Unshare] {
+            for (read, write) in [(&good(INLINE), &blocks), (&hole, &good(INLINE))] {
+                let found = write_at(0, purpose, read, write);
+                assert_eq!(found.err(), Some(Refusal::Rule(Rule::InlineOnOneSide)));
+            }
+            assert!(write_at(0, purpose, &good(INLINE), &good(INLINE)).is_ok());
+        }
+        let found = write_at(0, Purpose::Fault, &good(INLINE), &good(INLINE));
+        assert_eq!(found.err(), Some(Refusal::Rule(Rule::InlineInFault)));
+    }
+
+    #[test]
+    fn the_cache_flag_is_an_extension() {
+        let flagged = fuse_iomap_io {
+            flags: bindings::FUSE_IOMAP_F_CACHE as u16,
+            ..good(MAPPED)
+        };
+        assert!(refused(&flagged, Rule::UnknownFlags));
+
+        let limits = Limits {
+            may_cache: true,
+            ..LIMITS
+        };
+        for side in [Side::Read, Side::Write] {
+            let mapping = Mapping::parse(&flagged, side, &limits, &TwoDevices);
+            // The server does not get it back with END.
+            assert_eq!(mapping.map(|mapping| mapping.token().flags), Ok(0));
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn nanos(times: u64, mut f: impl FnMut(u64)) -> u64 {
 }
 
 #[kunit_tests(fuse_iomap_cache_bounds)]
-mod bounds {
+mod within_bounds {
     use super::*;
 
     #[test]

@@ -250,7 +250,12 @@ mod races {
     #[test]
     fn an_answer_is_late_before_anything_is_dropped() -> Result {
         let race = Race::new(100)?;
-        assert!(insert(&race.cache, &race.pool, Side::Read, &record(0..4, 1)));
+        assert!(insert(
+            &race.cache,
+            &race.pool,
+            Side::Read,
+            &record(0..4, 1)
+        ));
         let generation = race.cache.generation();
 
         // While the lock is held, nothing is dropped.

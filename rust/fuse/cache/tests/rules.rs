@@ -18,7 +18,7 @@ fn found(cache: &Cache, side: Side, block: u64) -> Option<(u64, u64)> {
 }
 
 #[kunit_tests(fuse_iomap_cache)]
-mod rules {
+mod what_is_kept {
     use super::*;
 
     #[test]
