@@ -21,14 +21,7 @@ static void fuse_iomap_config_end(struct fuse_args *args, int error)
 		container_of(args, typeof(*ca), args);
 	struct fuse_conn *fc = ca->fm->fc;
 
-	if (error == -ENOSYS) {
-		/* The zeroes that are there set nothing */
-		memset(&ca->out, 0, sizeof(ca->out));
-		error = 0;
-	}
-	if (!error)
-		error = fuse_iomap_configure(fc, &ca->in, &ca->out);
-
+	error = fuse_iomap_configure(fc, &ca->in, &ca->out, error);
 	if (error) {
 		fc->conn_init = 0;
 		fc->conn_error = 1;

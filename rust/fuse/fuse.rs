@@ -518,6 +518,12 @@ fn test_state_bit(inode: &Inode, bit: c_uint) -> bool {
     state & (1 << bit) != 0
 }
 
+/// Sets the number that the server has for a new inode, see [`IomapInode::attr_ino`].
+pub(crate) fn set_attr_ino(inode: &Inode, ino: u64) {
+    // SAFETY: The inode is alive; who reads this meanwhile sees one value or the other.
+    unsafe { (&raw mut (*fuse_inode(inode)).orig_ino).write_volatile(ino) };
+}
+
 /// Sets one of the `FUSE_I_*` bits of an inode.
 ///
 /// Any context.

@@ -101,7 +101,7 @@ void fuse_iomap_copy_end(struct inode *inode, loff_t pos, ssize_t copied);
 void fuse_iomap_offer(struct fuse_iomap_config_in *inarg);
 int fuse_iomap_configure(struct fuse_conn *fc,
 			 const struct fuse_iomap_config_in *inarg,
-			 const struct fuse_iomap_config_out *outarg);
+			 const struct fuse_iomap_config_out *outarg, int error);
 void fuse_iomap_forget_config(struct fuse_conn *fc);
 int fuse_iomap_upsert(struct inode *inode,
 		      const struct fuse_iomap_upsert_mappings_out *outarg);

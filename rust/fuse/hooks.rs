@@ -74,6 +74,8 @@ unsafe extern "C" fn fuse_iomap_init_inode(
     // SAFETY: The union of a new inode is zeroed and nobody else uses it; the C side has room of
     // this size and alignment there. The state stays until `fuse_iomap_evict_inode`.
     unsafe { pin_init::raw_init(fuse::state_ptr(inode), State::new(attr)) };
+    // The C side does this too, but only when the inode can be found already.
+    fuse::set_attr_ino(inode, attr.ino);
     fuse::set_state_bit(inode, bindings::FUSE_I_IOMAP);
 }
 
@@ -494,7 +496,8 @@ unsafe extern "C" fn fuse_iomap_offer(request: *mut bindings::fuse_iomap_config_
     unsafe { request.write(offer) };
 }
 
-/// Sets up a connection as the answer to `FUSE_IOMAP_CONFIG` has it.
+/// Sets up a connection as the answer to `FUSE_IOMAP_CONFIG` has it, or fails with the error that
+/// is the answer: but a server need not know the request.
 ///
 /// Context: may sleep.
 ///
@@ -506,11 +509,17 @@ unsafe extern "C" fn fuse_iomap_configure(
     conn: *mut bindings::fuse_conn,
     offered: *const bindings::fuse_iomap_config_in,
     answer: *const bindings::fuse_iomap_config_out,
+    error: c_int,
 ) -> c_int {
     // SAFETY: Both are valid by the safety requirements.
-    let config = unsafe { config::parse(&*offered, &*answer) };
+    let (offered, answer) = unsafe { (&*offered, &*answer) };
 
     from_result(|| {
+        let config = match to_result(error) {
+            Ok(()) => config::parse(offered, answer),
+            Err(error) if error == ENOSYS => config::parse(offered, &Default::default()),
+            Err(error) => return Err(error),
+        };
         let config = config.map_err(|wrong| {
             pr_warn!("CONFIG reply rejected: {}\n", wrong);
             EINVAL

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! KUnit tests: what a server may answer to CONFIG.
+#![deny(unsafe_code)]
 
 use crate::config::{offer, parse, Config, Extensions};
 use kernel::{
