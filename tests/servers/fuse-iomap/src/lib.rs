@@ -77,6 +77,7 @@ mod mapping;
 mod mount;
 mod reply;
 mod request;
+mod retried;
 mod session;
 pub mod wire;
 
@@ -90,6 +91,7 @@ pub use mapping::{BeginReply, Mapping};
 pub use mount::MountOptions;
 pub use reply::{AttrReply, Entry, IoctlReply, Opened};
 pub use request::Request;
+pub use retried::Retried;
 pub use session::{Session, SessionOptions};
 
 /// An error number, as the kernel gets it.

@@ -5,8 +5,6 @@
 //! change by itself, and what was allocated ahead of need is taken back only from files that the
 //! kernel has forgotten.
 
-use std::sync::PoisonError;
-
 use fuse_iomap::{
     BackingId, BeginReply, ConfigReply, Mapping,
     wire::{IomapBeginIn, IomapConfigIn, MAX_MORE_MAPPINGS, iomap_config, iomap_op},
@@ -160,14 +158,15 @@ impl Server {
 
     /// Tells the kernel by a notification, and then to look for it.
     fn upsert(&self, nodeid: u64, args: &IomapBeginIn, reply: BeginReply, run: &Run) -> BeginReply {
-        let asked = (nodeid, args.pos, args.opflags);
-        let mut last = self.retried.lock().unwrap_or_else(PoisonError::into_inner);
-        // If the kernel did not find it, its cache is too small.
-        if self.caching.bytes == Some(0) || last.replace(asked) == Some(asked) {
-            *last = None;
+        // For a write, and to zero, the kernel wants to know where to write; that is not in its cache.
+        let changes = args.opflags & (iomap_op::WRITE | iomap_op::ZERO) != 0;
+        if self.caching.bytes == Some(0) || changes && run.target == Target::Hole {
             return reply;
         }
-        drop(last);
+        // If the kernel did not find it, its cache is too small.
+        if self.retried.again(nodeid, args) {
+            return reply;
+        }
         let Some(running) = self.running.get() else {
             return reply;
         };
@@ -183,8 +182,7 @@ impl Server {
         let told = running
             .connection
             .iomap_upsert(nodeid, ino.into(), reply.read, write);
-        // For a write, the hole that is left has to be told as such.
-        if told.is_err() || args.opflags & iomap_op::WRITE != 0 && run.target == Target::Hole {
+        if told.is_err() {
             return reply;
         }
         BeginReply::read(Mapping::retry_cache(offset, length))

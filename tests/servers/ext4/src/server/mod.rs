@@ -14,13 +14,13 @@ mod change;
 mod fs;
 
 use std::sync::{
-    Arc, Mutex, OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicU32, AtomicU64, Ordering},
 };
 use std::time::Duration;
 
 use fuse_iomap::{
-    BackingId, Connection, Entry, Errno, Mapping, Result,
+    BackingId, Connection, Entry, Errno, Mapping, Result, Retried,
     wire::{self, Attr, attr_flags},
 };
 
@@ -103,8 +103,7 @@ pub struct Server {
     writeback_cache: bool,
     caching: Caching,
     running: OnceLock<Running>,
-    /// The BEGIN that was last answered by an upsert: node, position, operation flags.
-    retried: Mutex<Option<(u64, u64, u32)>>,
+    retried: Retried,
     complaints: AtomicU32,
     on_ready: Box<dyn Fn() + Send + Sync>,
 }
@@ -171,7 +170,7 @@ impl Server {
             writeback_cache,
             caching,
             running: OnceLock::new(),
-            retried: Mutex::default(),
+            retried: Retried::default(),
             complaints: AtomicU32::new(0),
             on_ready,
         }
