@@ -82,12 +82,12 @@ impl Lab {
 
     /// The kernel has to take what is true, unless it has forgotten the inode, or everything is over.
     fn told(&self, what: &str, result: io::Result<()>) {
-        let over = [Errno::NOENT, Errno::NODEV, Errno::NOTCONN];
         match result {
-            Err(e) if !Errno::from_io_error(&e).is_some_and(|e| over.contains(&e)) => {
-                self.violation(format!("{what} was refused: {e}"));
-            }
-            _ => {}
+            Ok(()) => {}
+            // A connection that has ended takes no notification at all.
+            Err(_) if self.ended.load(Ordering::Acquire) => {}
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {}
+            Err(e) => self.violation(format!("{what} was refused: {e}")),
         }
     }
 
@@ -132,17 +132,19 @@ impl Lab {
         };
         let write = write & iomap_flags::CACHE != 0;
         let reply = self.stored_reply(answer)?;
-        let asked = (nodeid, args.pos, args.opflags);
-        // If the kernel did not find it, its cache is too small.
-        let again = lock(&self.retried).replace(asked) == Some(asked);
         let writes = args.opflags & (iomap_op::WRITE | iomap_op::ZERO) != 0;
-        if again || !read || writes && !write {
-            *lock(&self.retried) = None;
+        // If the kernel did not find it, its cache is too small.
+        if !read || writes && !write || self.retried.again(nodeid, args) {
             return Ok(reply);
         }
-        self.told("UPSERT", self.upsert(nodeid, answer));
+        self.told_of(nodeid, answer);
         let (offset, length) = (answer.read.start, answer.read.end - answer.read.start);
         Ok(BeginReply::read(Mapping::retry_cache(offset, length)))
+    }
+
+    fn told_of(&self, nodeid: u64, answer: &Answer) {
+        let what = format!("UPSERT for node {nodeid} of {answer:?}");
+        self.told(&what, self.upsert(nodeid, answer));
     }
 
     /// Sends those sides of an answer that may be remembered.
@@ -201,7 +203,7 @@ impl Lab {
                 };
                 self.told("INVAL", self.inval(id, pos..end));
             } else if let Ok(answer) = store.truth(id, pos) {
-                self.told("UPSERT", self.upsert(id, &answer));
+                self.told_of(id, &answer);
             }
         });
     }
@@ -215,6 +217,9 @@ impl Lab {
         let mut random = lock(&self.random).clone();
         std::thread::spawn(move || {
             while let Some(lab) = lab.upgrade() {
+                if lab.ended.load(Ordering::Acquire) {
+                    return;
+                }
                 lab.say_something(&mut random);
                 drop(lab);
                 std::thread::sleep(Duration::from_micros(1 + random.below(RESTLESS)));

@@ -17,11 +17,11 @@ use crate::store::space::Habits;
 use crate::store::{FileMap, Policy, Store, Tally};
 pub use fs::LabFs;
 use fuse_iomap::wire::{self, *};
-use fuse_iomap::{AttrReply, BackingId, Connection, Entry, Errno, Result};
+use fuse_iomap::{AttrReply, BackingId, Connection, Entry, Errno, Result, Retried};
 use node::{Dir, Kind, Meta, Node, S_IFDIR, S_IFLNK, S_IFREG};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -52,8 +52,9 @@ pub struct Lab {
     options: Options,
     on_ready: OnceLock<OnReady>,
     random: Mutex<Random>,
-    /// The BEGIN that was last answered by an upsert: node, position, operation flags.
-    retried: Mutex<Option<(u64, u64, u32)>>,
+    retried: Retried,
+    /// The mount is gone.
+    ended: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -105,7 +106,8 @@ impl Lab {
             options: options.clone(),
             on_ready: OnceLock::new(),
             random: Mutex::new(Random::new(scenario.seed)),
-            retried: Mutex::default(),
+            retried: Retried::default(),
+            ended: AtomicBool::new(false),
         };
         for spec in &scenario.inodes {
             lab.add(scenario, spec)
