@@ -342,11 +342,18 @@ fn remember(
         start: write.start(),
         end: write.end(),
     });
+    // Blocks with data for a hole are new, and no hole from the first write on, of whose completion
+    // the server does not hear.
+    let is_new = matches!(
+        &reply.write,
+        Some(write) if matches!(write.place(), Place::Mapped(..))
+            && matches!(reply.read.place(), Place::Hole)
+    );
     // Who writes here and there changes mappings, and would have to evict some for these.
     let more = if reply.write.is_none() { more } else { &[] };
     let flagged = [(Side::Read, read), (Side::Write, write)]
         .into_iter()
-        .filter(|(_, wire)| u32::from(wire.flags) & bindings::FUSE_IOMAP_F_CACHE != 0);
+        .filter(|(_, wire)| u32::from(wire.flags) & bindings::FUSE_IOMAP_F_CACHE != 0 && !is_new);
 
     let cache: &Cache = &inode.state().cache;
     cache.insert_since(

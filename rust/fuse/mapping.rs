@@ -422,6 +422,10 @@ impl<D: Copy> Mapping<D> {
 
     /// The properties that fs/iomap should see.
     pub(crate) fn map_flags(&self) -> MapFlags {
+        // As nearly always.
+        if self.flags == 0 {
+            return MapFlags::default();
+        }
         FLAGS
             .iter()
             .filter(|(bit, _)| u32::from(self.flags) & bit != 0)

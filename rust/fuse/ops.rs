@@ -279,6 +279,8 @@ impl iomap::Operations for FuseIomap {
             source: match (purpose, target.place(), reply.read.place()) {
                 // What fs/iomap takes for "no source", and there is nothing to zero in a hole.
                 (_, _, Place::Hole) | (Some(Purpose::Zero), Place::Hole, _) => None,
+                // Direct I/O has no use for it.
+                (Some(Purpose::Direct | Purpose::Overwrite), _, _) => None,
                 _ => Some(translate(&reply.read, cookie)?),
             },
         })
