@@ -23,11 +23,11 @@ use kernel::{
 /// `forced` says that it was the server who wanted it direct: then the caller does not know of any
 /// alignment.  May sleep, unless the request must not.
 pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool) -> Result<usize> {
-    let lock = if request.is_nowait() {
-        inode.vfs().try_lock_shared().ok_or(EAGAIN)?
-    } else {
-        inode.vfs().lock_shared()
-    };
+    if inode.is_bad() {
+        return Err(EIO);
+    }
+
+    let lock = request.lock_shared()?;
     let count = request.count();
     let Submitted::Done(mut request, result) = iomap::file_direct_read::<FuseIomap>(&lock, request)
     else {
@@ -142,13 +142,9 @@ fn write_shared<'a>(
     mut request: WriteRequest<'a>,
     forced: bool,
 ) -> Shared<'a> {
-    let lock = if request.is_nowait() {
-        match inode.vfs().try_lock_shared() {
-            Some(lock) => lock,
-            None => return Shared::Finished(Direct::Done(Err(EAGAIN))),
-        }
-    } else {
-        inode.vfs().lock_shared()
+    let lock = match request.lock_shared() {
+        Ok(lock) => lock,
+        Err(error) => return Shared::Finished(Direct::Done(Err(error))),
     };
 
     let count = match request.check(&lock) {
@@ -189,13 +185,9 @@ fn write_alone<'a>(
     mut request: WriteRequest<'a>,
     forced: bool,
 ) -> Direct<'a> {
-    let lock = if request.is_nowait() {
-        match inode.vfs().try_lock() {
-            Some(lock) => lock,
-            None => return Direct::Done(Err(EAGAIN)),
-        }
-    } else {
-        inode.vfs().lock()
+    let lock = match request.lock() {
+        Ok(lock) => lock,
+        Err(error) => return Direct::Done(Err(error)),
     };
 
     let flags = match prepare_alone(inode, &lock, &mut request) {

@@ -72,11 +72,7 @@ fn write_through(inode: IomapInode<'_>, mut request: WriteRequest<'_>) -> Result
 
 /// The part of a write to the page cache that needs `i_rwsem`.
 fn write_locked(inode: IomapInode<'_>, request: &mut WriteRequest<'_>) -> Result<usize> {
-    let lock = if request.is_nowait() {
-        inode.vfs().try_lock().ok_or(EAGAIN)?
-    } else {
-        inode.vfs().lock()
-    };
+    let lock = request.lock()?;
 
     if request.check(&*lock)? == 0 {
         return Ok(0);

@@ -15,7 +15,7 @@ use crate::{
     ffi::c_int,
     fs::{
         file::Offset,
-        inode::{Inode, Lock}, //
+        inode::{ExclusiveGuard, Inode, Lock, SharedGuard}, //
     },
 };
 use core::{
@@ -107,6 +107,26 @@ impl<'a> Request<'a> {
             *flags |= DIRECT;
         } else {
             *flags &= !DIRECT;
+        }
+    }
+
+    /// Takes `i_rwsem` of the inode exclusively.
+    ///
+    /// May sleep, unless [`Request::is_nowait`]: then it fails with `EAGAIN` instead.
+    pub fn lock(&self) -> Result<ExclusiveGuard<'a>> {
+        if self.is_nowait() {
+            self.inode().try_lock().ok_or(EAGAIN)
+        } else {
+            Ok(self.inode().lock())
+        }
+    }
+
+    /// As [`Request::lock`], but shared.
+    pub fn lock_shared(&self) -> Result<SharedGuard<'a>> {
+        if self.is_nowait() {
+            self.inode().try_lock_shared().ok_or(EAGAIN)
+        } else {
+            Ok(self.inode().lock_shared())
         }
     }
 

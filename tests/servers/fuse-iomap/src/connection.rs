@@ -5,6 +5,7 @@ use crate::counters::Counters;
 use crate::ioctl;
 use crate::mapping::Mapping;
 use crate::wire::{self, *};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -279,6 +280,13 @@ impl Connection {
         let result = self.notify_struct(notify::IOMAP_INVAL_MAPPINGS, &body);
         self.counters.count_inval(result.is_ok());
         result
+    }
+
+    /// Has the mount gone? The kernel refuses all notifications then, with EINVAL as for a wrong one.
+    pub fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
+        let ready = poll(&mut fds, Some(&Timespec::default()));
+        ready.is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR))
     }
 }
 

@@ -85,7 +85,10 @@ impl Lab {
         match result {
             Ok(()) => {}
             // A connection that has ended takes no notification at all.
-            Err(_) if self.ended.load(Ordering::Acquire) => {}
+            Err(_)
+                if self
+                    .connection()
+                    .is_ok_and(|connection| connection.has_ended()) => {}
             Err(e) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {}
             Err(e) => self.violation(format!("{what} was refused: {e}")),
         }
@@ -217,7 +220,10 @@ impl Lab {
         let mut random = lock(&self.random).clone();
         std::thread::spawn(move || {
             while let Some(lab) = lab.upgrade() {
-                if lab.ended.load(Ordering::Acquire) {
+                if lab
+                    .connection()
+                    .is_ok_and(|connection| connection.has_ended())
+                {
                     return;
                 }
                 lab.say_something(&mut random);

@@ -181,10 +181,6 @@ impl Filesystem for LabFs {
         Ok(())
     }
 
-    fn destroy(&self) {
-        self.0.ended.store(true, Ordering::Release);
-    }
-
     fn lookup(&self, _: &Request, parent: u64, name: &OsStr) -> Result<Entry> {
         self.0.entry(&*self.0.child(parent, name)?)
     }

@@ -21,7 +21,7 @@ use fuse_iomap::{AttrReply, BackingId, Connection, Entry, Errno, Result, Retried
 use node::{Dir, Kind, Meta, Node, S_IFDIR, S_IFLNK, S_IFREG};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -53,8 +53,6 @@ pub struct Lab {
     on_ready: OnceLock<OnReady>,
     random: Mutex<Random>,
     retried: Retried,
-    /// The mount is gone.
-    ended: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,7 +105,6 @@ impl Lab {
             on_ready: OnceLock::new(),
             random: Mutex::new(Random::new(scenario.seed)),
             retried: Retried::default(),
-            ended: AtomicBool::new(false),
         };
         for spec in &scenario.inodes {
             lab.add(scenario, spec)
