@@ -201,7 +201,8 @@ fn check_direct(
             }
             _ => false,
         };
-        if !untorn && !(moves && target.has_flag(bindings::FUSE_IOMAP_F_SHARED)) {
+        let becomes = moves && target.has_flag(bindings::FUSE_IOMAP_F_SHARED);
+        if !untorn && !becomes {
             return Err(EOPNOTSUPP);
         }
     }

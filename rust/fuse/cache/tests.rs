@@ -148,7 +148,7 @@ impl Model {
                 let continues = match (before, *known) {
                     (Some((NO_ADDR, ..)), Some((NO_ADDR, ..))) => before == *known,
                     (Some((addr, kind, flags, dev)), after) => {
-                        after == Some((addr + BLOCK, kind, flags, dev))
+                        after == Some((addr.wrapping_add(BLOCK), kind, flags, dev))
                     }
                     _ => false,
                 };
