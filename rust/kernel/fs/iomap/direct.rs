@@ -264,7 +264,16 @@ pub fn file_direct_read<'a, T: DirectOperations>(
 /// [`DirectFlag::ForceWait`], and then the caller does.
 pub fn file_direct_write<'a, 'b, T: DirectOperations>(
     _lock: &impl Lock<'b>,
+    request: WriteRequest<'a>,
+    flags: DirectFlags,
+) -> Submitted<WriteRequest<'a>> {
+    submit_write::<T>(request, &DirectVTable::<T>::OPS, flags)
+}
+
+/// Submits a write, whose I/O is completed as `ops` say.
+fn submit_write<'a, T: Operations>(
     mut request: WriteRequest<'a>,
+    ops: &'static bindings::iomap_dio_ops,
     flags: DirectFlags,
 ) -> Submitted<WriteRequest<'a>> {
     let (iocb, from) = request.as_raw();
@@ -276,7 +285,7 @@ pub fn file_direct_write<'a, 'b, T: DirectOperations>(
             iocb,
             from,
             &OperationsVTable::<T>::OPS,
-            &DirectVTable::<T>::OPS,
+            ops,
             flags.into(),
             core::ptr::null_mut(),
             0,
@@ -293,21 +302,7 @@ pub fn file_direct_write<'a, 'b, T: DirectOperations>(
 /// completed.
 pub fn file_direct_write_queued<'a, 'b, T: WritebackOperations>(
     _lock: &impl Lock<'b>,
-    mut request: WriteRequest<'a>,
+    request: WriteRequest<'a>,
 ) -> Submitted<WriteRequest<'a>> {
-    let (iocb, from) = request.as_raw();
-
-    // SAFETY: As in `file_direct_write`.
-    let ret = unsafe {
-        bindings::iomap_dio_rw(
-            iocb,
-            from,
-            &OperationsVTable::<T>::OPS,
-            &QueuedVTable::<T>::OPS,
-            0,
-            core::ptr::null_mut(),
-            0,
-        )
-    };
-    Submitted::new(request, ret)
+    submit_write::<T>(request, &QueuedVTable::<T>::OPS, DirectFlags::default())
 }
