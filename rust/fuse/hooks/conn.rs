@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hooks for a connection: what is agreed upon with the server, and what it says unasked.
+#![allow(unsafe_code)]
+
+use crate::{
+    cache::Bounds,
+    config,
+    fuse::{self, IomapInode},
+    notify, //
+};
+use kernel::{
+    bindings,
+    error::{from_result, to_result},
+    ffi::c_int,
+    fs::Inode,
+    prelude::*, //
+};
+
+/// Says what the kernel can do, for `FUSE_IOMAP_CONFIG`.
+///
+/// Context: any.
+///
+/// # Safety
+///
+/// `request` is valid and nobody else's.
+#[export]
+unsafe extern "C" fn fuse_iomap_offer(request: *mut bindings::fuse_iomap_config_in) {
+    // CAST: The default is some megabytes.
+    let offer = config::offer(Bounds::of_system().inode as u32);
+
+    // SAFETY: By the safety requirements.
+    unsafe { request.write(offer) };
+}
+
+/// Sets up a connection as the answer to `FUSE_IOMAP_CONFIG` has it, or fails with the error that
+/// is the answer: but a server need not know the request.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// All are valid, and the connection has no inodes in iomap mode yet.
+#[export]
+unsafe extern "C" fn fuse_iomap_configure(
+    conn: *mut bindings::fuse_conn,
+    offered: *const bindings::fuse_iomap_config_in,
+    answer: *const bindings::fuse_iomap_config_out,
+    error: c_int,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let (offered, answer) = unsafe { (&*offered, &*answer) };
+
+    from_result(|| {
+        let config = match to_result(error) {
+            Ok(()) => config::parse(offered, answer),
+            Err(error) if error == ENOSYS => config::parse(offered, &Default::default()),
+            Err(error) => return Err(error),
+        };
+        let config = config.map_err(|wrong| {
+            pr_warn!("CONFIG reply rejected: {}\n", wrong);
+            EINVAL
+        })?;
+        // SAFETY: By the safety requirements.
+        unsafe { fuse::configure(conn, &config) }?;
+        Ok(0)
+    })
+}
+
+/// Undoes [`fuse_iomap_configure`], if that was done.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The connection is valid, and its inodes are gone.
+#[export]
+unsafe extern "C" fn fuse_iomap_forget_config(conn: *mut bindings::fuse_conn) {
+    // SAFETY: By the safety requirements.
+    unsafe { fuse::forget_config(conn) };
+}
+
+/// Puts mappings that the server has sent into the cache of an inode.
+///
+/// Context: may sleep; the server is waiting.
+///
+/// # Safety
+///
+/// `inode` is a referenced inode of FUSE's, and `upsert` valid.
+#[export]
+unsafe extern "C" fn fuse_iomap_upsert(
+    inode: *mut bindings::inode,
+    upsert: *const bindings::fuse_iomap_upsert_mappings_out,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let (inode, upsert) = unsafe { (Inode::from_raw(inode), &*upsert) };
+
+    from_result(|| {
+        notify::upsert(IomapInode::new(inode).ok_or(EINVAL)?, upsert)?;
+        Ok(0)
+    })
+}
+
+/// Drops mappings that the server has named from the cache of an inode.
+///
+/// Context: may sleep; the server is waiting.
+///
+/// # Safety
+///
+/// `inode` is a referenced inode of FUSE's, and `inval` valid.
+#[export]
+unsafe extern "C" fn fuse_iomap_inval(
+    inode: *mut bindings::inode,
+    inval: *const bindings::fuse_iomap_inval_mappings_out,
+) -> c_int {
+    // SAFETY: Both are valid by the safety requirements.
+    let (inode, inval) = unsafe { (Inode::from_raw(inode), &*inval) };
+
+    from_result(|| {
+        notify::invalidate(IomapInode::new(inode).ok_or(EINVAL)?, inval)?;
+        Ok(0)
+    })
+}
