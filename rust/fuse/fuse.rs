@@ -26,7 +26,6 @@ use kernel::{
     bindings,
     ffi::{c_uint, c_ulong},
     fs::{Inode, LocalFile},
-    prelude::*,
     sync::atomic::{Atomic, Relaxed},
     workqueue::Queue, //
 };
