@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+//! Being somebody else for a while.
+
+use crate::seen::Broken;
+use rustix::fs::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+/// Does something as an ordinary user: a thread has its own credentials.
+pub fn as_user<T: Send>(
+    uid: u32,
+    gid: u32,
+    f: impl FnOnce() -> Result<T, Broken> + Send,
+) -> Result<T, Broken> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            set_thread_groups(&[])?;
+            set_thread_res_gid(gid, gid, gid)?;
+            set_thread_res_uid(uid, uid, uid)?;
+            f()
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Broken("the step panicked".into())))
+    })
+}
