@@ -5,6 +5,7 @@
 
 use crate::{
     cache::Cache,
+    counters::Counter,
     fuse::{Device, IomapInode, Patience},
     mapping::{
         DeviceLimits,
@@ -134,8 +135,13 @@ pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Rep
 
     let reply = match look_up(inode, question) {
         Some(reply) => reply,
-        None if question.has(bindings::FUSE_IOMAP_OP_NOWAIT) => return Err(EAGAIN),
-        None => ask(inode, question)?,
+        None => {
+            inode.count(Counter::CacheMiss);
+            if question.has(bindings::FUSE_IOMAP_OP_NOWAIT) {
+                return Err(EAGAIN);
+            }
+            ask(inode, question)?
+        }
     };
     if let Some(write) = &reply.write {
         // Registering it was fine on a mount that was read-only then.
@@ -184,6 +190,7 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
     if question.purpose == Some(Purpose::Writeback) && is_hole {
         return None;
     }
+    inode.count(Counter::CacheHit);
     Some(reply)
 }
 

@@ -9,7 +9,7 @@
 //! # Looking up
 //!
 //! A look-up takes no lock, allocates nothing, and writes to nothing that another CPU reads but a
-//! mark, once.  So hits are not counted; what is not found is asked for, and that is traced.
+//! mark, once.  What is not found is asked for, and that is traced.
 //!
 //! # Staying true
 //!
@@ -57,7 +57,7 @@ use kernel::{
         OncePtr, //
     },
 };
-pub(crate) use pool::{Bounds, Pool};
+pub(crate) use pool::{Bounds, Pool, Usage};
 
 /// Both sides.
 pub(crate) const BOTH: [Side; 2] = [Side::Read, Side::Write];

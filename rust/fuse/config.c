@@ -22,6 +22,7 @@ static void fuse_iomap_config_end(struct fuse_args *args, int error)
 	struct fuse_conn *fc = ca->fm->fc;
 
 	error = fuse_iomap_configure(fc, &ca->in, &ca->out, error);
+	fuse_iomap_count_message(fc, FUSE_IOMAP_CONFIG, error);
 	if (error) {
 		fc->conn_init = 0;
 		fc->conn_error = 1;

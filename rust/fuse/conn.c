@@ -8,6 +8,7 @@
 #include <linux/backing-dev.h>
 #include <linux/blkdev.h>
 #include <linux/kdev_t.h>
+#include <linux/percpu.h>
 #include <linux/workqueue.h>
 
 /*
@@ -50,24 +51,35 @@ static int fuse_iomap_replace_bdi(struct fuse_conn *fc, struct super_block *sb)
  */
 int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb)
 {
+	struct fuse_iomap_counters __percpu *counters;
 	struct workqueue_struct *wq;
-	int err;
+	int err = -ENOMEM;
+
+	counters = alloc_percpu(struct fuse_iomap_counters);
+	if (!counters)
+		return -ENOMEM;
 
 	wq = alloc_workqueue("fuse-ioend-%u:%u", WQ_MEM_RECLAIM | WQ_UNBOUND, 0,
 			     MAJOR(fc->dev), MINOR(fc->dev));
 	if (!wq)
-		return -ENOMEM;
+		goto out_counters;
 
 	err = fuse_iomap_replace_bdi(fc, sb);
-	if (err) {
-		destroy_workqueue(wq);
-		return err;
-	}
+	if (err)
+		goto out_wq;
 
 	fc->iomap_state.ioend_wq = wq;
+	/* Pairs with smp_load_acquire() in fuse_iomap_ctl_show() */
+	smp_store_release(&fc->iomap_state.counters, counters);
 	/* Unlike other FUSE mounts, this one keeps what sync(2) promises */
 	sb->s_iflags &= ~SB_I_NO_DATA_INTEGRITY;
 	return 0;
+
+out_wq:
+	destroy_workqueue(wq);
+out_counters:
+	free_percpu(counters);
+	return err;
 }
 
 /**
@@ -81,6 +93,7 @@ void fuse_iomap_conn_stop(struct fuse_conn *fc)
 	destroy_workqueue(fc->iomap_state.ioend_wq);
 	fuse_iomap_forget_config(fc);
 	bdi_put(fc->iomap_state.old_bdi);
+	free_percpu(fc->iomap_state.counters);
 }
 
 /**

@@ -11,8 +11,9 @@ mod report;
 mod request;
 
 pub(crate) use self::{
-    config::{configure, forget_config},
+    config::{configure, forget_config, pool},
     device::Device,
+    report::count,
     request::Patience, //
 };
 
@@ -93,15 +94,9 @@ impl<'a> IomapInode<'a> {
 
     /// What the mapping caches of the connection share, unless nothing is to be cached.
     pub(crate) fn pool(self) -> Option<&'a Pool> {
-        // SAFETY: The connection is alive by the type invariant. The pool is made before there are
-        // inodes in iomap mode, and dropped when they are gone.
-        unsafe {
-            (*conn(self.0))
-                .iomap_state
-                .cache_pool
-                .cast::<Pool>()
-                .as_ref()
-        }
+        // SAFETY: The connection is alive by the type invariant, and the pool is dropped when the
+        // inodes are gone.
+        unsafe { config::pool(conn(self.0)) }
     }
 
     /// The extensions that kernel and server use.

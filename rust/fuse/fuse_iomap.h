@@ -31,6 +31,7 @@ struct fuse_iomap_upsert_mappings_out;
 struct fuse_mount;
 struct iov_iter;
 struct kiocb;
+struct seq_file;
 struct super_block;
 struct vm_fault;
 struct workqueue_struct;
@@ -46,6 +47,13 @@ enum fuse_notify_code;
  */
 struct fuse_iomap_inode {
 	u64 opaque[8];
+};
+
+/* What is counted for a connection; which is which, counters.rs says */
+#define FUSE_IOMAP_NR_COUNTERS	80
+
+struct fuse_iomap_counters {
+	u64 n[FUSE_IOMAP_NR_COUNTERS];
 };
 
 /* What is kept for a connection, whether or not iomap is on */
@@ -64,6 +72,8 @@ struct fuse_iomap_conn {
 	u64 extensions;
 	/* The Rust type Pool (cache/pool.rs), if there is a mapping cache */
 	void *cache_pool;
+	/* What is counted, if iomap is on; does not change then */
+	struct fuse_iomap_counters __percpu *counters;
 	/* Registered devices, under fuse_conn.lock */
 	unsigned int nr_devices;
 	/* Finishes writeback that changes metadata, if iomap is on */
@@ -108,6 +118,9 @@ int fuse_iomap_upsert(struct inode *inode,
 int fuse_iomap_inval(struct inode *inode,
 		     const struct fuse_iomap_inval_mappings_out *outarg);
 
+void fuse_iomap_show_counters(struct fuse_conn *fc, struct seq_file *m);
+void fuse_iomap_count_message(struct fuse_conn *fc, u32 number, int error);
+
 /* fs/fuse/iomap/config.c */
 void fuse_iomap_send_config(struct fuse_mount *fm,
 			    const struct fuse_chan_param *param);
@@ -116,6 +129,12 @@ void fuse_iomap_send_config(struct fuse_mount *fm,
 int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb);
 void fuse_iomap_conn_stop(struct fuse_conn *fc);
 int fuse_iomap_flush_devices(struct fuse_conn *fc);
+
+/* fs/fuse/iomap/counters.c */
+extern const struct file_operations fuse_iomap_ctl_fops;
+
+void fuse_iomap_count(struct fuse_conn *fc, unsigned int counter, u64 n);
+u64 fuse_iomap_counted(struct fuse_conn *fc, unsigned int counter);
 
 /* fs/fuse/iomap/notify.c */
 int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,

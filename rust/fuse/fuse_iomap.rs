@@ -14,7 +14,8 @@
 //!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
 //! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
 //!   [`ioend`]: completions, [`sync`]: stable storage.
-//! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked.
+//! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked,
+//!   [`counters`]: what is counted.
 //!
 //! # Locks
 //!
@@ -42,6 +43,7 @@
 mod begin;
 mod cache;
 mod config;
+mod counters;
 mod devices;
 mod direct;
 mod fallocate;

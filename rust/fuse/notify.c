@@ -98,19 +98,10 @@ static int fuse_iomap_notify_inode(struct inode *inode,
 		fuse_iomap_inval(inode, &arg->inval);
 }
 
-/**
- * fuse_iomap_notify - handle a notification about mappings
- * @fc: the connection, with iomap on
- * @code: what it is
- * @size: its length, in bytes
- * @cs: where to copy it from
- *
- * Context: May sleep.  Called by the server, so it waits for no request.
- * Return: 0; -EINVAL if it makes no sense; -ENOENT if there is no such inode
- * in core; -EUCLEAN if a mapping breaks a rule; -ENOMEM.
- */
-int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
-		      unsigned int size, struct fuse_copy_state *cs)
+static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
+				      enum fuse_notify_code code,
+				      unsigned int size,
+				      struct fuse_copy_state *cs)
 {
 	union fuse_iomap_notification arg;
 	struct fuse_iomap_put *put;
@@ -148,5 +139,25 @@ int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
 		err = -ENOENT;
 	}
 	up_read(&fc->killsb);
+	return err;
+}
+
+/**
+ * fuse_iomap_notify - handle a notification about mappings
+ * @fc: the connection, with iomap on
+ * @code: what it is
+ * @size: its length, in bytes
+ * @cs: where to copy it from
+ *
+ * Context: May sleep.  Called by the server, so it waits for no request.
+ * Return: 0; -EINVAL if it makes no sense; -ENOENT if there is no such inode
+ * in core; -EUCLEAN if a mapping breaks a rule; -ENOMEM.
+ */
+int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
+		      unsigned int size, struct fuse_copy_state *cs)
+{
+	int err = fuse_iomap_notify_mappings(fc, code, size, cs);
+
+	fuse_iomap_count_message(fc, code, err);
 	return err;
 }

@@ -11,6 +11,7 @@
 
 use crate::{
     cache,
+    counters::Counter,
     fuse::IomapInode,
     ioend::{Completion, Gathering, MAX_BATCH},
     mapping::Side,
@@ -149,6 +150,9 @@ impl Writeback {
         };
 
         self.ioends.drain(|ioend| {
+            if let Some(inode) = IomapInode::new(ioend.inode()) {
+                inode.count_merged(ioend.merged());
+            }
             if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
                 self.finish(&mut batch);
                 if let Err(PushError(ioend)) = batch.push_within_capacity(ioend) {
@@ -210,8 +214,10 @@ pub(crate) fn complete(ioend: Ioend) -> Option<Ioend> {
     let deferred = done.matters(disk_size);
     inode.trace_writeback_done(ioend.offset(), done.size, done.flags(disk_size), deferred);
     if !deferred {
+        inode.count(Counter::IoendInline);
         return Some(ioend);
     }
+    inode.count(Counter::IoendQueued);
 
     let writeback: Arc<Writeback> = writeback.into();
     writeback.ioends.push(ioend, |inode| {

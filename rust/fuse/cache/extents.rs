@@ -157,6 +157,9 @@ pub(super) struct Inner {
     limit: usize,
     /// Something was inserted that the pool has not heard of.
     is_active: bool,
+    /// What was inserted, and dropped to make room, that the pool has not heard of.
+    insertions: usize,
+    evictions: usize,
 }
 
 impl Inner {
@@ -184,6 +187,7 @@ impl Inner {
             self.erase(side, range);
             return Err(error);
         }
+        self.insertions += 1;
         self.keep_limit();
         Ok(())
     }
@@ -266,6 +270,7 @@ impl Inner {
 
             self.hand = range.end().wrapping_add(1);
             if !spared {
+                self.evictions += 1;
                 self.erase_indices(range);
                 return;
             }
@@ -301,6 +306,8 @@ impl Extents {
                         counted: 0,
                         limit,
                         is_active: true,
+                        insertions: 0,
+                        evictions: 0,
                     },
                     "fuse_iomap::Extents::inner"
                 ),
@@ -360,6 +367,10 @@ impl Extents {
 
         self.pool.recount(inner.counted, count);
         inner.counted = count;
+        self.pool.count(
+            core::mem::take(&mut inner.insertions),
+            core::mem::take(&mut inner.evictions),
+        );
         if core::mem::take(&mut inner.is_active) && !self.was_active.load(Relaxed) {
             self.was_active.store(true, Relaxed);
         }
@@ -394,6 +405,11 @@ impl Extents {
     pub(super) fn try_clear(&self) -> Option<usize> {
         let mut inner = self.inner.try_lock()?;
 
-        Some(self.with_inner(&mut inner, Inner::clear))
+        Some(self.with_inner(&mut inner, |inner| {
+            let count = inner.clear();
+
+            inner.evictions += count;
+            count
+        }))
     }
 }

@@ -79,6 +79,21 @@ impl Bounds {
     }
 }
 
+/// What is in the caches of a connection, and what was.
+#[derive(Default)]
+pub(crate) struct Usage {
+    /// Ranges that were put into a cache.
+    pub(crate) insertions: usize,
+    /// Those that were dropped to make room.
+    pub(crate) evictions: usize,
+    /// Ranges that there are.
+    pub(crate) ranges: usize,
+    /// What they are reckoned to cost, in bytes.
+    pub(crate) bytes: usize,
+    /// What they may cost, in bytes.
+    pub(crate) max_bytes: usize,
+}
+
 /// The caches of a connection.
 ///
 /// Dropping it may sleep.  Caches that are still there live on, but no longer shrink.
@@ -96,6 +111,8 @@ impl Pool {
         let shared = Arc::pin_init(
             pin_init!(Shared {
                 ranges: Atomic::new(0usize),
+                insertions: Atomic::new(0usize),
+                evictions: Atomic::new(0usize),
                 max_ranges: bounds.connection / RANGE_BYTES,
                 inode_ranges: bounds.inode / RANGE_BYTES,
                 caches <- new_spinlock!(Caches::new(), "fuse_iomap::Shared::caches"),
@@ -107,6 +124,19 @@ impl Pool {
             _shrinker: Registration::new(c"fuse-iomap", shared.clone())?,
             shared,
         })
+    }
+
+    /// What there is.
+    pub(crate) fn usage(&self) -> Usage {
+        let ranges = self.shared.ranges.load(Relaxed);
+
+        Usage {
+            insertions: self.shared.insertions.load(Relaxed),
+            evictions: self.shared.evictions.load(Relaxed),
+            ranges,
+            bytes: ranges.saturating_mul(RANGE_BYTES),
+            max_bytes: self.shared.max_ranges.saturating_mul(RANGE_BYTES),
+        }
     }
 
     /// Whether anything is to be cached.
@@ -158,6 +188,10 @@ impl Pool {
 pub(super) struct Shared {
     /// Ranges in all caches.
     ranges: Atomic<usize>,
+    /// Ranges that were put into a cache.
+    insertions: Atomic<usize>,
+    /// Ranges that were dropped to make room.
+    evictions: Atomic<usize>,
     max_ranges: usize,
     inode_ranges: usize,
     #[pin]
@@ -214,6 +248,15 @@ impl Shared {
             self.ranges.fetch_add(new - old, Relaxed);
         } else if new < old {
             self.ranges.fetch_sub(old - new, Relaxed);
+        }
+    }
+
+    /// Counts ranges that were put into a cache, and such that were dropped to make room.
+    pub(super) fn count(&self, insertions: usize, evictions: usize) {
+        for (counter, n) in [(&self.insertions, insertions), (&self.evictions, evictions)] {
+            if n > 0 {
+                counter.fetch_add(n, Relaxed);
+            }
         }
     }
 

@@ -3,8 +3,11 @@
 //! What is told of requests and mappings: trace events, and lines in the log.
 #![allow(unsafe_code)]
 
-use super::IomapInode;
-use crate::rule::Rule;
+use super::{conn, IomapInode};
+use crate::{
+    counters::{self, Counter},
+    rule::Rule, //
+};
 use kernel::{
     bindings::{
         self,
@@ -64,7 +67,62 @@ declare_trace! {
     );
 }
 
+/// Counts one for a connection.
+///
+/// Any context.
+///
+/// # Safety
+///
+/// The connection is alive and has iomap on.
+pub(crate) unsafe fn count(conn: *mut bindings::fuse_conn, counter: Counter) {
+    // SAFETY: By the safety requirements; all numbers are in range, see `counters`.
+    unsafe { bindings::fuse_iomap_count(conn, counter as c_uint, 1) };
+}
+
 impl IomapInode<'_> {
+    /// Counts one.
+    ///
+    /// Any context.
+    #[inline]
+    pub(crate) fn count(self, counter: Counter) {
+        self.count_many(counter as usize, 1);
+    }
+
+    /// Counts `n` of the counter with this number.
+    #[inline]
+    fn count_many(self, counter: usize, n: usize) {
+        // SAFETY: The connection is alive by the type invariant and has iomap on.  All numbers are
+        // below `FUSE_IOMAP_NR_COUNTERS`, see `counters`.
+        // CAST: So it fits, and a count has 64 bits.
+        unsafe { bindings::fuse_iomap_count(conn(self.0), counter as c_uint, n as u64) };
+    }
+
+    /// Counts the ranges of an IOEND.
+    pub(super) fn count_records(self, n: usize) {
+        self.count_many(Counter::IoendRecords as usize, n);
+    }
+
+    /// Counts ioends that were merged into others.
+    pub(crate) fn count_merged(self, n: usize) {
+        self.count_many(Counter::IoendMerged as usize, n);
+    }
+
+    /// Counts a request, and whether it failed.
+    pub(super) fn count_request(self, opcode: bindings::fuse_opcode, failed: bool) {
+        if let Some((all, errors)) = counters::of_message(opcode) {
+            self.count(all);
+            if failed {
+                self.count(errors);
+            }
+        }
+    }
+
+    /// Counts an answer that breaks a rule.
+    fn count_rejected(self, rule: Rule) {
+        self.count(Counter::Rejected);
+        self.count_many(counters::of_rule(rule), 1);
+    }
+
     /// Traces that a mapping is asked for.
     pub(crate) fn trace_begin(self, request: &fuse_iomap_begin_in) {
         // SAFETY: Both are references.
@@ -102,6 +160,7 @@ impl IomapInode<'_> {
 
     /// Reports an answer to IOEND with an impossible size, in the log.
     pub(crate) fn report_newsize(self, rule: Rule, request: &fuse_iomap_ioend_in, newsize: u64) {
+        self.count_rejected(rule);
         // SAFETY: The inode is alive by the type invariant, and the others for the call.
         unsafe {
             bindings::fuse_iomap_report_newsize(
@@ -116,6 +175,7 @@ impl IomapInode<'_> {
 
     /// Reports a mapping that breaks a rule, in the log and to the trace.
     pub(crate) fn report_rejected(self, rule: Rule, wire: &fuse_iomap_io) {
+        self.count_rejected(rule);
         // SAFETY: The inode is alive by the type invariant, and the others for the call.
         unsafe {
             bindings::fuse_iomap_report_rejected(

@@ -94,6 +94,7 @@ impl IomapInode<'_> {
         replies: &mut [fuse_iomap_ioend_out],
     ) -> Result<bool> {
         let answer = unless_missing(self.no_ioend(), || {
+            self.count_records(requests.len());
             send(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_IOEND,
@@ -332,6 +333,7 @@ fn send<R: Wire>(
         )
     };
 
+    inode.count_request(opcode, ret < 0);
     let Ok(bytes) = usize::try_from(ret) else {
         // CAST: Error numbers are small.
         return Err(Error::from_errno(ret as c_int));

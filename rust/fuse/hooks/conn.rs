@@ -4,17 +4,19 @@
 #![allow(unsafe_code)]
 
 use crate::{
-    cache::Bounds,
+    cache::{Bounds, Pool},
     config,
+    counters,
     fuse::{self, IomapInode},
     notify, //
 };
 use kernel::{
     bindings,
     error::{from_result, to_result},
-    ffi::c_int,
+    ffi::{c_int, c_uint},
     fs::Inode,
-    prelude::*, //
+    prelude::*,
+    seq_file::SeqFile, //
 };
 
 /// Says what the kernel can do, for `FUSE_IOMAP_CONFIG`.
@@ -120,4 +122,51 @@ unsafe extern "C" fn fuse_iomap_inval(
         notify::invalidate(IomapInode::new(inode).ok_or(EINVAL)?, inval)?;
         Ok(0)
     })
+}
+
+/// Counts a request or notification about iomap, by its opcode or code, and whether it failed.
+///
+/// Context: any.
+///
+/// # Safety
+///
+/// The connection is alive and has iomap on.
+#[export]
+unsafe extern "C" fn fuse_iomap_count_message(
+    conn: *mut bindings::fuse_conn,
+    number: u32,
+    error: c_int,
+) {
+    if let Some((all, errors)) = counters::of_message(number) {
+        // SAFETY: By the safety requirements.
+        unsafe { fuse::count(conn, all) };
+        if error != 0 {
+            // SAFETY: By the safety requirements.
+            unsafe { fuse::count(conn, errors) };
+        }
+    }
+}
+
+/// Shows what has been counted.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The connection is alive, has its counters, and `seq` is valid and used by nobody else.
+#[export]
+unsafe extern "C" fn fuse_iomap_show_counters(
+    conn: *mut bindings::fuse_conn,
+    seq: *mut bindings::seq_file,
+) {
+    // SAFETY: By the safety requirements.
+    let (seq, pool) = unsafe { (SeqFile::from_raw(seq), fuse::pool(conn)) };
+    let usage = pool.map(Pool::usage).unwrap_or_default();
+
+    counters::show(
+        seq,
+        // SAFETY: The connection has its counters by the safety requirements.
+        |counter| unsafe { bindings::fuse_iomap_counted(conn, counter as c_uint) },
+        &usage,
+    );
 }

@@ -106,6 +106,21 @@ impl Ioend {
         self.fields().io_private as usize
     }
 
+    /// How many others have been merged into it by [`IoendList::drain`].
+    pub fn merged(&self) -> usize {
+        let head = &raw const self.fields().io_list;
+        let mut count = 0;
+
+        // SAFETY: Only makes a pointer to the next of what is ours.
+        let mut link = unsafe { (*head).next };
+        while !core::ptr::eq(link, head) {
+            count += 1;
+            // SAFETY: The list is that of ioends which are merged into this one, and so ours too.
+            link = unsafe { (*link).next };
+        }
+        count
+    }
+
     /// Ends writeback of the folios.  An error is kept for who waits for the data.  If it is a part
     /// of a direct write, ends that, if it is the last one.
     ///

@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 mod aio;
+mod counted;
 mod disks;
 mod files;
 mod kmsg;
@@ -57,7 +58,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 16] = [
+const SUITES: [Suite; 17] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -72,6 +73,7 @@ const SUITES: [Suite; 16] = [
     ("cache", About::Writes, suites::cache::run),
     ("inline", About::Writes, suites::inline::run),
     ("zeroing", About::Writes, suites::zeroing::run),
+    ("counters", About::Writes, suites::counters::run),
     ("ioends", About::Writes, suites::ioends::run),
     ("module", About::Module, suites::module::run),
 ];
