@@ -6,7 +6,6 @@
 #include "../fuse_i.h"
 
 #include <linux/backing-dev.h>
-#include <linux/blkdev.h>
 #include <linux/kdev_t.h>
 #include <linux/percpu.h>
 #include <linux/workqueue.h>
@@ -94,37 +93,4 @@ void fuse_iomap_conn_stop(struct fuse_conn *fc)
 	fuse_iomap_forget_config(fc);
 	bdi_put(fc->iomap_state.old_bdi);
 	free_percpu(fc->iomap_state.counters);
-}
-
-/**
- * fuse_iomap_flush_devices - make what is on a connection's devices stable
- * @fc: the connection
- *
- * For servers that have no SYNCFS, which would do this.
- *
- * Context: May sleep.
- * Return: 0, or the first error.
- */
-int fuse_iomap_flush_devices(struct fuse_conn *fc)
-{
-	struct fuse_backing *fb;
-	int err = 0;
-	int id;
-
-	for (id = 1; ; id++) {
-		spin_lock(&fc->lock);
-		fb = fuse_backing_get(idr_get_next(&fc->backing_files_map,
-						   &id));
-		spin_unlock(&fc->lock);
-		if (!fb)
-			return err;
-
-		if (fb->type == FUSE_BACKING_TYPE_IOMAP) {
-			int ret = blkdev_issue_flush(file_bdev(fb->file));
-
-			if (!err)
-				err = ret;
-		}
-		fuse_backing_put(fb);
-	}
 }

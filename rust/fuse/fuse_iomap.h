@@ -19,6 +19,7 @@
 struct backing_dev_info;
 struct fiemap_extent_info;
 struct fuse_attr;
+struct fuse_backing_map;
 struct fuse_chan_param;
 struct fuse_conn;
 struct fuse_copy_state;
@@ -121,6 +122,11 @@ int fuse_iomap_inval(struct inode *inode,
 void fuse_iomap_show_counters(struct fuse_conn *fc, struct seq_file *m);
 void fuse_iomap_count_message(struct fuse_conn *fc, u32 number, int error);
 
+/* fs/fuse/iomap/backing.c */
+int fuse_iomap_device_open(struct fuse_conn *fc, struct fuse_backing_map *map);
+int fuse_iomap_device_close(struct fuse_conn *fc, int id);
+int fuse_iomap_flush_devices(struct fuse_conn *fc);
+
 /* fs/fuse/iomap/config.c */
 void fuse_iomap_send_config(struct fuse_mount *fm,
 			    const struct fuse_chan_param *param);
@@ -128,7 +134,6 @@ void fuse_iomap_send_config(struct fuse_mount *fm,
 /* fs/fuse/iomap/conn.c */
 int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb);
 void fuse_iomap_conn_stop(struct fuse_conn *fc);
-int fuse_iomap_flush_devices(struct fuse_conn *fc);
 
 /* fs/fuse/iomap/counters.c */
 extern const struct file_operations fuse_iomap_ctl_fops;
