@@ -23,6 +23,7 @@ struct fuse_backing_map;
 struct fuse_chan_param;
 struct fuse_conn;
 struct fuse_copy_state;
+struct fuse_dev;
 struct fuse_iomap_config_in;
 struct fuse_iomap_config_out;
 struct fuse_iomap_inval_mappings_out;
@@ -140,6 +141,11 @@ extern const struct file_operations fuse_iomap_ctl_fops;
 
 void fuse_iomap_count(struct fuse_conn *fc, unsigned int counter, u64 n);
 u64 fuse_iomap_counted(struct fuse_conn *fc, unsigned int counter);
+
+/* fs/fuse/iomap/dev.c */
+bool fuse_iomap_may_offer(const struct fuse_dev *fud);
+long fuse_iomap_dev_ioctl(struct file *file, unsigned int cmd,
+			  void __user *argp);
 
 /* fs/fuse/iomap/notify.c */
 int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,

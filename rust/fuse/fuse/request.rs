@@ -93,12 +93,14 @@ impl IomapInode<'_> {
         requests: &[fuse_iomap_ioend_in],
         replies: &mut [fuse_iomap_ioend_out],
     ) -> Result<bool> {
+        // Over io_uring, what comes first has a place of 128 bytes, and what follows has the buffer.
+        let (first, more) = requests.split_at_checked(1).ok_or(EINVAL)?;
         let answer = unless_missing(self.no_ioend(), || {
             self.count_records(requests.len());
             send(
                 self,
                 bindings::fuse_opcode_FUSE_IOMAP_IOEND,
-                [requests.as_wire(), &[]],
+                [first.as_wire(), more.as_wire()],
                 replies,
                 false,
                 Patience::Forced,

@@ -67,6 +67,18 @@ impl FileDisk {
         })
     }
 
+    /// Takes a file that somebody else has opened for writing, as [`FileDisk::open_writable`] does.
+    pub fn from_open(file: File) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        if !flags.contains(OFlags::RDWR) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(Self {
+            direct: flags.contains(OFlags::DIRECT),
+            ..Self::new(file)?
+        })
+    }
+
     /// Opens a device for writing past its page cache. The kernel moves file data past it too, so
     /// a page in there could be stale, or be written over newer data. A block device is opened
     /// exclusively: it cannot be mounted meanwhile by anybody else.

@@ -3,6 +3,7 @@
 //! moving the data.
 #![forbid(unsafe_code)]
 
+mod mounter;
 mod options;
 mod server;
 
@@ -16,7 +17,7 @@ use std::{
 };
 
 use ext4_volume::{Error, Volume, disk::FileDisk};
-use fuse_iomap::{MountOptions, Session, SessionOptions};
+use fuse_iomap::{MountOptions, Session, SessionOptions, inherited};
 
 use crate::{options::Options, server::Server};
 
@@ -35,7 +36,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let result = if options.foreground {
+    let result = if options.sandbox && options.handed.is_none() {
+        mounter::run(&options, &mount_options(&options))
+    } else if options.foreground || options.handed.is_some() {
         serve(options)
     } else {
         in_background()
@@ -53,16 +56,20 @@ fn on_path(path: &Path, what: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {what}", path.display()))
 }
 
-/// Mounts and serves until unmounted.
-fn serve(options: Options) -> io::Result<()> {
-    let volume = Arc::new(open(&options).map_err(|err| on_path(&options.device, err))?);
-    let mut mount = MountOptions::new(&options.device)
-        .subtype("ext4")
-        .read_only(!volume.is_writable());
+/// How the volume is mounted, but for read-only or not.
+fn mount_options(options: &Options) -> MountOptions {
+    let mut mount = MountOptions::new(&options.device).subtype("ext4");
     mount.allow_other = options.allow_other;
     mount.default_permissions = options.default_permissions;
     mount.suid = options.suid;
     mount.dev = options.dev;
+    mount
+}
+
+/// Mounts, unless that is done already, and serves until unmounted.
+fn serve(options: Options) -> io::Result<()> {
+    let volume = Arc::new(open(&options).map_err(|err| on_path(&options.device, err))?);
+    let mount = mount_options(&options).read_only(!volume.is_writable());
     let mut session = SessionOptions {
         counters_file: options.stats,
         ..Default::default()
@@ -84,8 +91,12 @@ fn serve(options: Options) -> io::Result<()> {
         options.caching,
         Box::new(on_ready),
     );
-    let result = Session::mount(server, &options.mountpoint, &mount, session)
-        .and_then(|session| session.run());
+    let result = match options.handed {
+        Some(handed) => inherited(handed.fuse)
+            .and_then(|fuse| Session::from_device(server, fuse, session).run()),
+        None => Session::mount(server, &options.mountpoint, &mount, session)
+            .and_then(|session| session.run()),
+    };
     // The kernel asks for this where it can; not if the mount failed, or was ended by force.
     volume
         .unmount()
@@ -95,8 +106,16 @@ fn serve(options: Options) -> io::Result<()> {
 
 /// Opens the volume for writing if that was asked for, or nothing was said and it is possible.
 fn open(options: &Options) -> ext4_volume::Result<Volume> {
+    let handed = options
+        .handed
+        .map(|handed| inherited(handed.device).map(File::from))
+        .transpose()?;
     if options.write != Some(false) {
-        let opened = FileDisk::open_writable(&options.device)
+        let opened = match &handed {
+            Some(file) => FileDisk::from_open(file.try_clone()?),
+            None => FileDisk::open_writable(&options.device),
+        };
+        let opened = opened
             .map_err(Error::from)
             .and_then(|disk| Volume::open_writable(Arc::new(disk)));
         match opened {
@@ -107,7 +126,11 @@ fn open(options: &Options) -> ext4_volume::Result<Volume> {
         }
     }
     // The standard library opens with O_CLOEXEC.
-    let volume = Volume::open(File::open(&options.device)?)?;
+    let file = match handed {
+        Some(file) => file,
+        None => File::open(&options.device)?,
+    };
+    let volume = Volume::open(file)?;
     if volume.replayed() > 0 {
         eprintln!(
             "ext4: the journal was replayed in memory ({} blocks); the device stays as it is",

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    os::fd::RawFd,
     path::PathBuf,
 };
 
@@ -16,6 +17,7 @@ Mounts an ext2, ext3 or ext4 volume in user space. The kernel moves file data fr
 device itself, where FUSE-iomap is available; this program only says where it is.
 
 usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
+       ext4 [OPTIONS] --fuse-fd N --device-fd N
 
   --no-iomap         serve data by FUSE_READ and FUSE_WRITE, as other FUSE filesystems do
   --writeback-cache  with --no-iomap: the kernel may keep written data for a while
@@ -30,6 +32,11 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
                      (default: rw if device and features allow it, else ro; nosuid, nodev,
                      allow_other, default_permissions)
+  --sandbox          serve as user nobody in namespaces of its own, with no capability: what needs
+                     some is done before, and the device is handed over. Without -o ro or rw, how
+                     the device can be opened decides. Unmount it with umount(8)
+  --fuse-fd N        with --device-fd N: serve what another program has mounted or will mount, with
+                     the FUSE device and the disk that are open as these
   -f, --foreground   stay attached to the terminal
   --stats FILE       write request counters there at the end and on SIGUSR1
                      (as JSON if the name ends in .json)
@@ -38,6 +45,15 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
 
 /// Given by a process that waits to hear that the mount is up.
 pub const TELL_READY: &str = "--tell-ready";
+
+/// What a server without privilege has from the program that mounts for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// The FUSE device.
+    pub fuse: RawFd,
+    /// The volume.
+    pub device: RawFd,
+}
 
 /// The options.
 #[derive(Debug)]
@@ -64,6 +80,10 @@ pub struct Options {
     pub suid: bool,
     /// Honour device nodes.
     pub dev: bool,
+    /// Serve without privilege.
+    pub sandbox: bool,
+    /// Serve what somebody else mounts; the paths are only names then.
+    pub handed: Option<Handed>,
     /// Do not go into the background.
     pub foreground: bool,
     /// Say on stdout when the mount is up.
@@ -87,11 +107,14 @@ impl Options {
             default_permissions: true,
             suid: false,
             dev: false,
+            sandbox: false,
+            handed: None,
             foreground: false,
             tell_ready: false,
             stats: None,
         };
         let mut paths = Vec::new();
+        let (mut fuse, mut disk) = (None, None);
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let mut value = |what: &str| args.next().ok_or(format!("{what} needs a value"));
@@ -136,6 +159,9 @@ impl Options {
                 }
                 Some("--ro") => options.write = Some(false),
                 Some("-o") => options.mount_options(&value("-o")?)?,
+                Some("--sandbox") => options.sandbox = true,
+                Some("--fuse-fd") => fuse = Some(descriptor(&value("--fuse-fd")?)?),
+                Some("--device-fd") => disk = Some(descriptor(&value("--device-fd")?)?),
                 Some("-f" | "--foreground") => options.foreground = true,
                 Some(TELL_READY) => {
                     options.foreground = true;
@@ -152,6 +178,14 @@ impl Options {
         if options.writeback_cache && options.iomap != IomapMode::Off {
             return Err("--writeback-cache goes with --no-iomap".to_owned());
         }
+        options.handed = match (fuse, disk) {
+            (Some(fuse), Some(device)) => Some(Handed { fuse, device }),
+            (None, None) => None,
+            _ => return Err("--fuse-fd and --device-fd go together".to_owned()),
+        };
+        if options.handed.is_some() && paths.is_empty() {
+            paths = vec!["the device".into(), "/".into()];
+        }
         let [device, mountpoint] = paths
             .try_into()
             .map_err(|_| "a device and a mount point are needed".to_owned())?;
@@ -165,6 +199,7 @@ impl Options {
         Ok(Some(options))
     }
 
+    /// The list of `-o`.
     fn mount_options(&mut self, list: &OsStr) -> Result<(), String> {
         let list = list.to_str().ok_or("-o takes a list of words")?;
         for option in list.split(',').filter(|option| !option.is_empty()) {
@@ -184,6 +219,13 @@ impl Options {
         }
         Ok(())
     }
+}
+
+fn descriptor(number: &OsStr) -> Result<RawFd, String> {
+    let parsed = number.to_str().and_then(|n| n.parse().ok());
+    parsed
+        .filter(|n| *n >= 0)
+        .ok_or_else(|| "a descriptor is a number".to_owned())
 }
 
 #[cfg(test)]
@@ -216,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_stand_for_paths() {
+        let options = parse("--fuse-fd 3 --device-fd 4 --ro").unwrap().unwrap();
+        assert_eq!(options.handed, Some(Handed { fuse: 3, device: 4 }));
+        let options = parse("--fuse-fd 3 --device-fd 4 --sandbox /dev/x /mnt");
+        let options = options.unwrap().unwrap();
+        assert!(options.sandbox && options.device == PathBuf::from("/dev/x"));
+    }
+
+    #[test]
     fn caching_is_by_default_and_can_be_changed() {
         let caching = |line: &str| parse(line).unwrap().unwrap().caching;
         let default = caching("a b");
@@ -242,6 +293,8 @@ mod tests {
             "--cache-bytes -1 a b",
             "--batch-mappings 127 a b",
             "--batch-ioend a b",
+            "--fuse-fd 3 a b",
+            "--fuse-fd 3 --device-fd x",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -142,11 +142,6 @@ impl Connection {
         ioctl::set_nofs(self.as_fd(), on)
     }
 
-    /// Lets the mount made with this connection use iomap although its server is not privileged.
-    pub fn add_iomap(&self) -> io::Result<()> {
-        ioctl::add_iomap(self.as_fd())
-    }
-
     /// Sets the block size of a registered device.
     pub fn set_blocksize(&self, id: BackingId, blocksize: u32) -> io::Result<()> {
         ioctl::set_blocksize(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! The ioctls of `/dev/fuse`. The only unsafe code of this crate.
+//! The ioctls of `/dev/fuse`.
 #![allow(unsafe_code)]
 
 use crate::wire::{BackingMap, IomapBackingInfo, IomapSupport};
@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 const MAGIC: u8 = 229;
 const BACKING_OPEN: Opcode = opcode::write::<BackingMap>(MAGIC, 1);
 const BACKING_CLOSE: Opcode = opcode::write::<u32>(MAGIC, 2);
+const SYNC_INIT: Opcode = opcode::none(MAGIC, 3);
 const IOMAP_SUPPORT: Opcode = opcode::read::<IomapSupport>(MAGIC, 99);
 const SET_NOFS: Opcode = opcode::write::<u32>(MAGIC, 100);
 const ADD_IOMAP: Opcode = opcode::none(MAGIC, 101);
@@ -50,6 +51,11 @@ pub(crate) fn backing_close(dev: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     Ok(unsafe { ioctl(dev, Setter::<BACKING_CLOSE, u32>::new(id)) }?)
 }
 
+pub(crate) fn sync_init(dev: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: SYNC_INIT takes no argument.
+    Ok(unsafe { ioctl(dev, NoArg::<SYNC_INIT>::new()) }?)
+}
+
 pub(crate) fn iomap_support(dev: BorrowedFd<'_>) -> io::Result<IomapSupport> {
     // SAFETY: IOMAP_SUPPORT fills in one `struct fuse_iomap_support`.
     Ok(unsafe { ioctl(dev, Getter::<IOMAP_SUPPORT, IomapSupport>::new()) }?)
@@ -79,6 +85,7 @@ mod tests {
         // dir << 30 | size << 16 | magic << 8 | nr, as in <asm-generic/ioctl.h>.
         assert_eq!(BACKING_OPEN as u64, 1 << 30 | 16 << 16 | 229 << 8 | 1);
         assert_eq!(BACKING_CLOSE as u64, 1 << 30 | 4 << 16 | 229 << 8 | 2);
+        assert_eq!(SYNC_INIT as u64, 229 << 8 | 3);
         assert_eq!(IOMAP_SUPPORT as u64, 2 << 30 | 16 << 16 | 229 << 8 | 99);
         assert_eq!(SET_NOFS as u64, 1 << 30 | 4 << 16 | 229 << 8 | 100);
         assert_eq!(ADD_IOMAP as u64, 229 << 8 | 101);

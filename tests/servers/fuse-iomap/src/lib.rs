@@ -28,6 +28,9 @@
 //! [`Session::mount`] mounts it and [`Session::run`] serves it until it is unmounted.
 //! `examples/onefile.rs` is a complete server.
 //!
+//! A server needs no privilege at all if another program mounts for it and hands it the FUSE device
+//! and the disks, open: [`FuseDevice`] says how.
+//!
 //! ```no_run
 //! use fuse_iomap::{Filesystem, MountOptions, Session, SessionOptions};
 //!
@@ -68,30 +71,36 @@
 mod config;
 mod connection;
 mod counters;
+mod device;
 mod dir;
 mod dispatch;
 mod fs;
 mod hook;
+mod inherit;
 mod ioctl;
 mod mapping;
 mod mount;
 mod reply;
 mod request;
 mod retried;
+mod sandbox;
 mod session;
 pub mod wire;
 
 pub use config::ConfigReply;
 pub use connection::{BackingId, BackingType, Connection, Negotiated};
 pub use counters::Counters;
+pub use device::FuseDevice;
 pub use dir::{DirBuffer, DirPlusBuffer, FileKind};
 pub use fs::{Filesystem, InitConfig};
 pub use hook::{ReplyAction, ReplyHook};
+pub use inherit::{inherit, inherited};
 pub use mapping::{BeginReply, Mapping};
 pub use mount::MountOptions;
 pub use reply::{AttrReply, Entry, IoctlReply, Opened};
 pub use request::Request;
 pub use retried::Retried;
+pub use sandbox::sandboxed;
 pub use session::{Session, SessionOptions};
 
 /// An error number, as the kernel gets it.

@@ -2,11 +2,13 @@
 //! Mounting and unmounting.
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+};
 use std::ffi::CString;
 use std::fmt::Write;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// How a filesystem is mounted.
@@ -62,12 +64,16 @@ impl MountOptions {
         self
     }
 
-    fn filesystem_type(&self) -> String {
-        let base = if self.block_device.is_some() {
+    fn base_type(&self) -> &'static str {
+        if self.block_device.is_some() {
             "fuseblk"
         } else {
             "fuse"
-        };
+        }
+    }
+
+    fn filesystem_type(&self) -> String {
+        let base = self.base_type();
         match &self.subtype {
             Some(subtype) => format!("{base}.{subtype}"),
             None => base.to_owned(),
@@ -99,6 +105,14 @@ impl MountOptions {
         flags.set(MountFlags::NODEV, !self.dev);
         flags
     }
+
+    fn attributes(&self) -> MountAttrFlags {
+        let mut flags = MountAttrFlags::empty();
+        flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
+        flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !self.suid);
+        flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.dev);
+        flags
+    }
 }
 
 /// Opens the FUSE device.
@@ -124,6 +138,49 @@ pub(crate) fn mount(dev: &OwnedFd, mountpoint: &Path, options: &MountOptions) ->
         let at = mountpoint.display();
         io::Error::new(e.kind(), format!("cannot mount on {at}: {e}"))
     })
+}
+
+/// Mounts for another process that has the FUSE device open, too.
+///
+/// In steps, unlike mount(2), since `dev` has to be closed before the one that may wait.
+pub(crate) fn mount_for_another(
+    dev: OwnedFd,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> io::Result<()> {
+    use rustix::mount::{
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    };
+
+    let fs = fsopen(options.base_type(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(fs.as_fd(), "source", &options.source)?;
+    if let Some(subtype) = &options.subtype {
+        fsconfig_set_string(fs.as_fd(), "subtype", subtype)?;
+    }
+    if options.read_only {
+        fsconfig_set_flag(fs.as_fd(), "ro")?;
+    }
+    for word in options.data(dev.as_raw_fd()).split(',') {
+        match word.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(fs.as_fd(), key, value)?,
+            None => fsconfig_set_flag(fs.as_fd(), word)?,
+        }
+    }
+    drop(dev);
+    fsconfig_create(fs.as_fd())?;
+    let mount = fsmount(
+        fs.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        options.attributes(),
+    )?;
+    let from_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(
+        mount.as_fd(),
+        "",
+        rustix::fs::CWD,
+        mountpoint,
+        from_fd,
+    )?)
 }
 
 /// Takes the mount out of the tree; it ends when its last user is gone.

@@ -128,9 +128,10 @@ impl<F: Filesystem> Shared<F> {
     }
 
     fn detach(&self) {
-        if let Some(mountpoint) = &self.mountpoint {
+        match &self.mountpoint {
             // It may be gone already, which is what is wanted.
-            let _ = mount::detach(mountpoint);
+            Some(mountpoint) => drop(mount::detach(mountpoint)),
+            None => eprintln!("unmounting is up to who has mounted"),
         }
     }
 
