@@ -7,9 +7,9 @@ use std::{
     path::PathBuf,
 };
 
-use fuse_iomap::wire::MAX_MORE_MAPPINGS;
+use fuse_iomap::Caching;
 
-use crate::server::{CacheMode, Caching, IomapMode};
+use crate::server::IomapMode;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -100,7 +100,11 @@ impl Options {
             mountpoint: PathBuf::new(),
             iomap: IomapMode::Auto,
             writeback_cache: false,
-            caching: Caching::default(),
+            // An answer of this size is made without reading much of the extent tree.
+            caching: Caching {
+                batch_mappings: 64,
+                ..Caching::default()
+            },
             threads: None,
             write: None,
             allow_other: true,
@@ -129,33 +133,10 @@ impl Options {
                     options.threads =
                         Some(threads.ok_or("--threads takes a number from 1 to 256")?);
                 }
-                Some("--cache") => {
-                    options.caching.mode = match value("--cache")?.to_str() {
-                        Some("off") => CacheMode::Off,
-                        Some("upsert") => CacheMode::Upsert,
-                        Some("replies") => CacheMode::Replies,
-                        _ => return Err("--cache takes off, upsert or replies".to_owned()),
-                    };
-                }
-                Some("--cache-bytes") => {
-                    let bytes = value("--cache-bytes")?;
-                    let bytes = bytes.to_str().and_then(|n| n.parse().ok());
-                    options.caching.bytes =
-                        Some(bytes.ok_or("--cache-bytes takes a number of 32 bits")?);
-                }
-                Some("--batch-mappings") => {
-                    let most = value("--batch-mappings")?;
-                    let most = most.to_str().and_then(|n| n.parse().ok());
-                    options.caching.batch_mappings = most
-                        .filter(|n| *n <= MAX_MORE_MAPPINGS)
-                        .ok_or("--batch-mappings takes a number from 0 to 126")?;
-                }
-                Some("--batch-ioend") => {
-                    options.caching.batch_ioend = match value("--batch-ioend")?.to_str() {
-                        Some("on") => true,
-                        Some("off") => false,
-                        _ => return Err("--batch-ioend takes on or off".to_owned()),
-                    };
+                Some(option) if Caching::knows(option) => {
+                    let value = value(option)?;
+                    let value = value.to_str().unwrap_or_default();
+                    options.caching.set(option, value)?;
                 }
                 Some("--ro") => options.write = Some(false),
                 Some("-o") => options.mount_options(&value("-o")?)?,
@@ -231,6 +212,7 @@ fn descriptor(number: &OsStr) -> Result<RawFd, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fuse_iomap::CacheMode;
 
     fn parse(line: &str) -> Result<Option<Options>, String> {
         Options::parse(line.split_whitespace().map(OsString::from))

@@ -20,7 +20,7 @@
 //! 5. Answer [`Filesystem::iomap_begin`] with [`Mapping`]s.
 //!
 //! A kernel that knows mappings already does not ask. To make use of that, accept
-//! [`wire::iomap_config::CACHE_REPLIES`] in [`Filesystem::iomap_config`] and mark the mappings with
+//! the extensions in [`Filesystem::iomap_config`] ([`ConfigReply::caching`]) and mark the mappings with
 //! [`BeginReply::cached`]; or put them into the kernel's cache with [`Connection::iomap_upsert`]. What
 //! the kernel itself makes untrue (truncation, fallocate(2), completions) it forgets by itself; a
 //! server that moves blocks of its own accord tells it with [`Connection::iomap_inval`].
@@ -68,6 +68,7 @@
 //! here panics on what the kernel sends.
 #![deny(unsafe_code)]
 
+mod caching;
 mod config;
 mod connection;
 mod counters;
@@ -87,6 +88,7 @@ mod sandbox;
 mod session;
 pub mod wire;
 
+pub use caching::{CacheMode, Caching};
 pub use config::ConfigReply;
 pub use connection::{BackingId, BackingType, Connection, Negotiated};
 pub use counters::Counters;

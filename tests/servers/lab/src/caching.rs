@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! What a server uses of the kernel's cache of mappings.
 
-use fuse_iomap::wire::{MAX_MORE_MAPPINGS, iomap_config};
+use fuse_iomap::Caching;
+use fuse_iomap::wire::MAX_MORE_MAPPINGS;
 use serde::{Deserialize, Serialize};
 
 /// How mappings get into the kernel's cache.
@@ -54,51 +55,40 @@ impl CacheSpec {
         }
     }
 
-    /// The extensions that this takes.
-    pub const fn extensions(&self) -> u64 {
-        let mut all = 0;
-        if matches!(self.mode, CacheMode::Replies | CacheMode::Eager) {
-            all |= iomap_config::CACHE_REPLIES;
-            if self.batch_mappings > 0 {
-                all |= iomap_config::BATCH_MAPPINGS;
-            }
+    /// What of it the kernel is asked for.
+    pub const fn caching(&self) -> Caching {
+        Caching {
+            mode: match self.mode {
+                CacheMode::Off => fuse_iomap::CacheMode::Off,
+                CacheMode::Upsert => fuse_iomap::CacheMode::Upsert,
+                CacheMode::Replies | CacheMode::Eager => fuse_iomap::CacheMode::Replies,
+            },
+            batch_mappings: self.batch_mappings,
+            batch_ioend: self.batch_ioend,
+            bytes: self.bytes,
         }
-        if self.batch_ioend {
-            all |= iomap_config::BATCH_IOEND;
-        }
-        all
     }
 
     /// Sets an option as of the command line; whether there is one of that name.
     pub fn set(&mut self, option: &str, value: &str) -> Result<bool, String> {
-        let number = |most: u64| {
-            let n: Result<u64, _> = value.parse();
-            let n = n.map_err(|e| format!("{option} {value}: {e}"))?;
-            (n <= most)
-                .then_some(n)
-                .ok_or_else(|| format!("{option} {value}: more than {most}"))
-        };
-        match option {
-            "--cache" => {
-                self.mode = match value {
-                    "off" => CacheMode::Off,
-                    "upsert" => CacheMode::Upsert,
-                    "replies" => CacheMode::Replies,
-                    "eager" => CacheMode::Eager,
-                    _ => return Err(format!("{option} {value}: no such mode")),
-                }
-            }
-            "--cache-bytes" => self.bytes = Some(number(u32::MAX.into())? as u32),
-            "--batch-mappings" => self.batch_mappings = number(MAX_MORE_MAPPINGS as u64)? as usize,
-            "--batch-ioend" => {
-                self.batch_ioend = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err(format!("{option} {value}: neither on nor off")),
-                }
-            }
-            _ => return Ok(false),
+        if (option, value) == ("--cache", "eager") {
+            self.mode = CacheMode::Eager;
+            return Ok(true);
         }
+        let mut caching = self.caching();
+        if !caching.set(option, value)? {
+            return Ok(false);
+        }
+        if option == "--cache" {
+            self.mode = match caching.mode {
+                fuse_iomap::CacheMode::Off => CacheMode::Off,
+                fuse_iomap::CacheMode::Upsert => CacheMode::Upsert,
+                fuse_iomap::CacheMode::Replies => CacheMode::Replies,
+            };
+        }
+        self.batch_mappings = caching.batch_mappings;
+        self.batch_ioend = caching.batch_ioend;
+        self.bytes = caching.bytes;
         Ok(true)
     }
 }
@@ -110,16 +100,24 @@ mod tests {
     #[test]
     fn options_are_set_by_name() {
         let mut spec = CacheSpec::default();
-        assert_eq!(spec.extensions(), iomap_config::EXTENSIONS);
-        assert_eq!(spec.set("--batch-mappings", "0"), Ok(true));
-        assert_eq!(spec.set("--batch-ioend", "off"), Ok(true));
-        assert_eq!(spec.extensions(), iomap_config::CACHE_REPLIES);
+        for (option, value, known) in [
+            ("--cache", "eager", true),
+            ("--batch-mappings", "0", true),
+            ("--batch-ioend", "off", true),
+            ("--cache-bytes", "100", true),
+            ("--policy", "cow", false),
+        ] {
+            assert_eq!(spec.set(option, value), Ok(known));
+        }
+        let want = CacheSpec {
+            mode: CacheMode::Eager,
+            batch_mappings: 0,
+            batch_ioend: false,
+            bytes: Some(100),
+        };
+        assert_eq!(spec, want);
         assert_eq!(spec.set("--cache", "upsert"), Ok(true));
-        assert_eq!(spec.extensions(), 0);
-        assert_eq!(spec.set("--cache-bytes", "100"), Ok(true));
-        assert_eq!(spec.bytes, Some(100));
-        assert_eq!(spec.set("--policy", "cow"), Ok(false));
+        assert_eq!(spec.mode, CacheMode::Upsert);
         assert!(spec.set("--cache", "maybe").is_err());
-        assert!(spec.set("--batch-mappings", "127").is_err());
     }
 }

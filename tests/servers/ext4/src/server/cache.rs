@@ -6,8 +6,8 @@
 //! kernel has forgotten.
 
 use fuse_iomap::{
-    BackingId, BeginReply, ConfigReply, Mapping,
-    wire::{IomapBeginIn, IomapConfigIn, MAX_MORE_MAPPINGS, iomap_config, iomap_op},
+    BackingId, BeginReply, CacheMode, ConfigReply, Mapping,
+    wire::{IomapBeginIn, IomapConfigIn, MAX_MORE_MAPPINGS, iomap_op},
 };
 
 use ext4_volume::{
@@ -18,79 +18,17 @@ use ext4_volume::{
 
 use super::Server;
 
-/// How mappings get into the kernel's cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheMode {
-    /// Not at all.
-    Off,
-    /// By notifications, after which the kernel looks again; needs no extension of the protocol.
-    Upsert,
-    /// With the answers to BEGIN.
-    Replies,
-}
-
-/// What is used of the kernel's cache of mappings, and of batches.
-#[derive(Clone, Copy, Debug)]
-pub struct Caching {
-    /// How mappings get there.
-    pub mode: CacheMode,
-    /// At most this many further mappings go with an answer.
-    pub batch_mappings: usize,
-    /// Completions may come together.
-    pub batch_ioend: bool,
-    /// Most memory for the mappings of one file, if not what the kernel takes by itself.
-    pub bytes: Option<u32>,
-}
-
-impl Default for Caching {
-    fn default() -> Self {
-        Self {
-            mode: CacheMode::Replies,
-            batch_mappings: 64,
-            batch_ioend: true,
-            bytes: None,
-        }
-    }
-}
-
-impl Caching {
-    fn extensions(&self) -> u64 {
-        let mut all = 0;
-        if self.mode == CacheMode::Replies {
-            all |= iomap_config::CACHE_REPLIES;
-            if self.batch_mappings > 0 {
-                all |= iomap_config::BATCH_MAPPINGS;
-            }
-        }
-        if self.batch_ioend {
-            all |= iomap_config::BATCH_IOEND;
-        }
-        all
-    }
-}
-
 /// The kernel looks these up without its cache.
 const ALWAYS_ASKED: u32 = iomap_op::SWAPFILE | iomap_op::ATOMIC;
 
 impl Server {
     pub(super) fn config(&self, request: &IomapConfigIn) -> ConfigReply {
-        let caching = &self.caching;
-        let reply = ConfigReply::new()
-            .extensions(request, caching.extensions())
+        ConfigReply::new()
+            .caching(request, &self.caching)
             .uuid(self.volume.uuid())
             .block_size(self.volume.block_size())
             .max_links(u32::from(LINK_MAX))
-            .maxbytes(i64::try_from(self.volume.max_size()).unwrap_or(i64::MAX));
-        match caching {
-            Caching {
-                mode: CacheMode::Off,
-                ..
-            } => reply.cache_maxbytes(0),
-            Caching {
-                bytes: Some(bytes), ..
-            } => reply.cache_maxbytes(*bytes),
-            _ => reply,
-        }
+            .maxbytes(i64::try_from(self.volume.max_size()).unwrap_or(i64::MAX))
     }
 
     /// The answer that says what a run is. The caller holds the volume's lock.
@@ -186,34 +124,5 @@ impl Server {
             return reply;
         }
         BeginReply::read(Mapping::retry_cache(offset, length))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn extensions_follow_from_the_options() {
-        let with = |mode, batch_mappings, batch_ioend| {
-            let caching = Caching {
-                mode,
-                batch_mappings,
-                batch_ioend,
-                bytes: None,
-            };
-            caching.extensions()
-        };
-        assert_eq!(
-            Caching::default().extensions(),
-            iomap_config::EXTENSIONS,
-            "all are used by default"
-        );
-        assert_eq!(with(CacheMode::Off, 64, false), 0);
-        assert_eq!(with(CacheMode::Upsert, 64, true), iomap_config::BATCH_IOEND);
-        assert_eq!(
-            with(CacheMode::Replies, 0, false),
-            iomap_config::CACHE_REPLIES
-        );
     }
 }

@@ -20,7 +20,7 @@ use std::sync::{
 use std::time::Duration;
 
 use fuse_iomap::{
-    BackingId, Connection, Entry, Errno, Mapping, Result, Retried,
+    BackingId, Caching, Connection, Entry, Errno, Mapping, Result, Retried,
     wire::{self, Attr, attr_flags},
 };
 
@@ -29,8 +29,6 @@ use ext4_volume::{
     inode::{Inode, ROOT, flags},
     map::{Run, Target},
 };
-
-pub use cache::{CacheMode, Caching};
 
 /// How long the kernel may trust what it was told: for as long as the mount exists.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -32,21 +32,10 @@ impl Lab {
             reply = reply.maxbytes(maxbytes);
         }
         if let Some(cache) = &options.cache {
-            reply = reply.extensions(request, cache.extensions());
-            let accepted = reply.to_wire().flags;
-            match cache.mode {
-                CacheMode::Off => reply = reply.cache_maxbytes(0),
-                CacheMode::Upsert => lock(&self.store).cache(0),
-                CacheMode::Replies | CacheMode::Eager => {
-                    if accepted & wire::iomap_config::BATCH_MAPPINGS != 0 {
-                        lock(&self.store).cache(cache.batch_mappings);
-                    } else {
-                        lock(&self.store).cache(0);
-                    }
-                }
-            }
-            if let Some(bytes) = cache.bytes {
-                reply = reply.cache_maxbytes(bytes);
+            reply = reply.caching(request, &cache.caching());
+            if cache.mode != CacheMode::Off {
+                let more = reply.to_wire().flags & wire::iomap_config::BATCH_MAPPINGS != 0;
+                lock(&self.store).cache(if more { cache.batch_mappings } else { 0 });
             }
         }
         Ok(reply)
