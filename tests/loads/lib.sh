@@ -12,7 +12,8 @@
 #                             lab_options for what is added to each
 #
 # Behind the name of one of our servers, "+HOW" says how it uses the kernel's cache
-# of mappings (its option --cache): ext4+off, lab-cow+eager.
+# of mappings (its option --cache): ext4+off, lab-cow+eager. More options follow
+# after commas: ext4+replies,batch-mappings=0,batch-ioend=off.
 #
 # LOADS=long asks for full sizes; otherwise they suit a test run of minutes.
 
@@ -71,12 +72,16 @@ fs_make() {
 
 # fs_mount KIND DEVICE DIRECTORY [OPTIONS]: the options are the server's or mount's.
 fs_mount() {
-	local kind=$1 device=$2 directory=$3
+	local kind=$1 device=$2 directory=$3 how option
 	shift 3
 	mkdir -p "$directory"
 	SERVER=
 	if [[ $kind == *+* ]]; then
-		set -- --cache "${kind#*+}" "$@"
+		IFS=, read -ra how <<<"${kind#*+}"
+		for option in "${how[@]:1}"; do
+			set -- "--${option%%=*}" "${option#*=}" "$@"
+		done
+		set -- --cache "${how[0]}" "$@"
 		kind=${kind%+*}
 	fi
 	case $kind in
@@ -165,4 +170,32 @@ manifest() {
 drop_caches() {
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
+}
+
+# fio_verified NAME OPTIONS...: one run of fio whose jobs verify what they wrote; its JSON says
+# whether there were errors.
+fio_verified() {
+	local name=$1 status=0 said
+	shift
+	timeout "$(size 200 1200)" fio --aux-path=/tmp --verify=crc32c --verify_fatal=1 --verify_dump=0 \
+		--randseed=7 --thread --allow_mounted_write=0 --output-format=json --output=/tmp/fio.json "$@" \
+		>/tmp/fio.err 2>&1 || status=$?
+	said=$(python3 - "$name" <<-'END'
+		import json, sys
+		text = open("/tmp/fio.json").read()
+		jobs = json.loads(text[text.index("{"):])["jobs"]
+		errors = [f"{job['jobname']}: error {job['error']}" for job in jobs if job["error"]]
+		written = sum(job["write"]["io_bytes"] for job in jobs)
+		read = sum(job["read"]["io_bytes"] for job in jobs)
+		if not jobs or not read:
+		    errors.append("nothing was read back")
+		print("; ".join(errors) or f"{len(jobs)} jobs, {written >> 20} MiB written, {read >> 20} MiB read")
+		sys.exit(bool(errors))
+	END
+	) || status=1
+	if [ "$status" = 0 ]; then
+		ok "$name: $said"
+	else
+		not_ok "$name" "exit status $status: $said $(tail -n 3 /tmp/fio.err)"
+	fi
 }
