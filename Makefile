@@ -4,8 +4,9 @@
 
 MAKEFLAGS += --no-print-directory
 export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS BENCH BENCH_VM BENCH_ROUNDS
+export FSTESTS FSTESTS_ARGS FSTESTS_VM FSTESTS_FSTYP FSTESTS_OPTIONS FSTESTS_SIZE FSTESTS_TIMEOUT
 
-.PHONY: help run test test-long bench bench-quick lint kunit kernel build servers setup source sync clean
+.PHONY: help run test test-long bench bench-quick fstests lint kunit kernel build servers setup source sync clean
 
 help:
 	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
@@ -15,6 +16,7 @@ help:
 	@echo '  make test-long [ONLY=…]  the loads in full size, an hour or more'
 	@echo '  make bench               the benchmark, all of it: tables and pictures for Documentation/'
 	@echo '  make bench-quick         its most important rows, in four minutes'
+	@echo '  make fstests FSTESTS=TREE  a built xfstests on our ext4 (FSTESTS_ARGS="-g quick")'
 	@echo '  make lint                rustfmt, clippy, checkpatch, sparse, shellcheck'
 	@echo '  make kunit               the unit tests inside the kernel, on User Mode Linux'
 	@echo '  make kernel LINUX=TREE   put the work on a branch of your own kernel tree (git)'
@@ -57,6 +59,9 @@ bench: setup
 
 bench-quick: setup
 	@BENCH=quick scripts/bench
+
+fstests: setup
+	@scripts/fstests
 
 lint: sync
 	@scripts/lint

@@ -3,29 +3,40 @@
 //! moving the data.
 #![forbid(unsafe_code)]
 
+mod daemon;
+mod helper;
 mod mounter;
 mod options;
 mod server;
+mod words;
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
-    io::{self, BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
+    io,
     path::Path,
-    process::{Command, ExitCode, Stdio},
+    process::ExitCode,
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use ext4_volume::{Error, Volume, disk::FileDisk};
 use fuse_iomap::{MountOptions, Session, SessionOptions, inherited};
 
-use crate::{options::Options, server::Server};
+use crate::{helper::Call, options::Options, server::Server};
 
-/// What the serving process tells the one that started it.
-const READY: &str = "ready";
+/// How long a device may be in use by a server whose mount is gone, and which is about to end.
+const PREDECESSOR: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args_os().skip(1)) {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    if helper::is_helper(&program) {
+        return mount_helper(&program, args);
+    }
+    let args: Vec<OsString> = args.collect();
+    let options = match Options::parse(args.iter().cloned()) {
         Ok(Some(options)) => options,
         Ok(None) => {
             print!("{}", options::HELP);
@@ -41,7 +52,7 @@ fn main() -> ExitCode {
     } else if options.foreground || options.handed.is_some() {
         serve(options)
     } else {
-        in_background()
+        daemon::start(&args)
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,17 +63,44 @@ fn main() -> ExitCode {
     }
 }
 
+/// Does what mount(8) wants of a helper, and says how that went in the way it expects.
+fn mount_helper(program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
+    let call = match helper::parse(program, args) {
+        Ok(call) => call,
+        Err(why) => {
+            eprintln!("{}: {why}", program.display());
+            return ExitCode::from(helper::USAGE);
+        }
+    };
+    let result = match call {
+        Call::Nothing => Ok(()),
+        Call::Mount(args) => daemon::start(&args),
+        Call::Remount(remount) => remount
+            .perform()
+            .map_err(|err| on_path(remount.target(), err)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{}: {why}", program.display());
+            ExitCode::from(helper::FAILED)
+        }
+    }
+}
+
 fn on_path(path: &Path, what: impl std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {what}", path.display()))
 }
 
 /// How the volume is mounted, but for read-only or not.
 fn mount_options(options: &Options) -> MountOptions {
-    let mut mount = MountOptions::new(&options.device).subtype("ext4");
+    let mut mount = MountOptions::new(&options.device).subtype(&*options.subtype);
     mount.allow_other = options.allow_other;
     mount.default_permissions = options.default_permissions;
     mount.suid = options.suid;
     mount.dev = options.dev;
+    mount.flags = options.flags;
+    mount.data.clone_from(&options.data);
     mount
 }
 
@@ -77,11 +115,10 @@ fn serve(options: Options) -> io::Result<()> {
     if let Some(threads) = options.threads {
         session.threads = threads;
     }
-    let tell = options.tell_ready;
+    let (tell, log) = (options.tell_ready, options.log);
     let on_ready = move || {
-        if tell {
-            // If nobody listens any more, nobody needs to know.
-            let _ = writeln!(io::stdout(), "{READY}");
+        if tell && let Err(err) = daemon::ready(log.as_deref()) {
+            eprintln!("ext4: staying in the foreground: {err}");
         }
     };
     let server = Server::new(
@@ -113,7 +150,7 @@ fn open(options: &Options) -> ext4_volume::Result<Volume> {
     if options.write != Some(false) {
         let opened = match &handed {
             Some(file) => FileDisk::from_open(file.try_clone()?),
-            None => FileDisk::open_writable(&options.device),
+            None => open_exclusively(&options.device),
         };
         let opened = opened
             .map_err(Error::from)
@@ -152,22 +189,27 @@ fn may_read(err: &Error) -> bool {
     }
 }
 
-/// Starts this program again to serve, and returns once it does.
-fn in_background() -> io::Result<()> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg(options::TELL_READY)
-        .args(std::env::args_os().skip(1))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .process_group(0)
-        .spawn()?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line)?;
+/// Opens a device that nobody else has mounted. Whoever unmounts and mounts again may be faster
+/// than the process that served the old mount is to end.
+fn open_exclusively(device: &Path) -> io::Result<FileDisk> {
+    let start = Instant::now();
+    loop {
+        match FileDisk::open_writable(device) {
+            Err(err)
+                if err.kind() == io::ErrorKind::ResourceBusy
+                    && start.elapsed() < PREDECESSOR
+                    && !is_mounted(device) =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
     }
-    if line.trim_end() == READY {
-        return Ok(());
-    }
-    let status = child.wait()?;
-    Err(io::Error::other(format!("not mounted ({status})")))
+}
+
+/// Is this the source of a mount here?
+fn is_mounted(device: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let sources = mounts.lines().filter_map(|line| line.split(' ').next());
+    sources.map(Path::new).any(|source| source == device)
 }

@@ -8,8 +8,9 @@ use std::{
 };
 
 use fuse_iomap::Caching;
+use rustix::mount::MountFlags;
 
-use crate::server::IomapMode;
+use crate::{daemon::TELL_READY, server::IomapMode};
 
 /// What `--help` prints.
 pub const HELP: &str = "\
@@ -31,7 +32,9 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   --ro               mount read-only, as with -o ro; the device is then never written
   -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
                      (default: rw if device and features allow it, else ro; nosuid, nodev,
-                     allow_other, default_permissions)
+                     allow_other, default_permissions); exec, atime, relatime, lazytime, sync and so
+                     on, as for mount(8); iomap=auto, require or off; cache=HOW; log=FILE for what is
+                     said after the mount is up (default: the kernel's log)
   --sandbox          serve as user nobody in namespaces of its own, with no capability: what needs
                      some is done before, and the device is handed over. Without -o ro or rw, how
                      the device can be opened decides. Unmount it with umount(8)
@@ -41,10 +44,10 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   --stats FILE       write request counters there at the end and on SIGUSR1
                      (as JSON if the name ends in .json)
   -h, --help         this text
-";
 
-/// Given by a process that waits to hear that the mount is up.
-pub const TELL_READY: &str = "--tell-ready";
+As /sbin/mount.fuse.TYPE it is what mount(8) calls for mount -t fuse.TYPE DEVICE MOUNTPOINT, with
+the options after -o; suid and dev are then on by default.
+";
 
 /// What a server without privilege has from the program that mounts for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,14 @@ pub struct Options {
     pub sandbox: bool,
     /// Serve what somebody else mounts; the paths are only names then.
     pub handed: Option<Handed>,
+    /// Other flags of mount(2).
+    pub flags: MountFlags,
+    /// Words that the kernel gets as they are.
+    pub data: Vec<String>,
+    /// The type is shown as `fuse.` and this.
+    pub subtype: String,
+    /// In the background, where complaints go instead of to the kernel's log.
+    pub log: Option<PathBuf>,
     /// Do not go into the background.
     pub foreground: bool,
     /// Say on stdout when the mount is up.
@@ -93,9 +104,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Parses the arguments; `None` means that help is wanted.
-    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let mut options = Self {
+    /// What holds if nothing is said.
+    pub fn new() -> Self {
+        Self {
             device: PathBuf::new(),
             mountpoint: PathBuf::new(),
             iomap: IomapMode::Auto,
@@ -113,10 +124,19 @@ impl Options {
             dev: false,
             sandbox: false,
             handed: None,
+            flags: MountFlags::empty(),
+            data: Vec::new(),
+            subtype: "ext4".to_owned(),
+            log: None,
             foreground: false,
             tell_ready: false,
             stats: None,
-        };
+        }
+    }
+
+    /// Parses the arguments; `None` means that help is wanted.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
+        let mut options = Self::new();
         let mut paths = Vec::new();
         let (mut fuse, mut disk) = (None, None);
         let mut args = args.into_iter();
@@ -170,35 +190,23 @@ impl Options {
         let [device, mountpoint] = paths
             .try_into()
             .map_err(|_| "a device and a mount point are needed".to_owned())?;
-        // The counters must land where the user meant even from another directory.
-        if let Some(stats) = &mut options.stats {
-            *stats = std::path::absolute(&*stats)
-                .map_err(|err| format!("{}: {err}", stats.display()))?;
+        // These must land where the user meant even from another directory.
+        for file in [&mut options.stats, &mut options.log].into_iter().flatten() {
+            *file =
+                std::path::absolute(&*file).map_err(|err| format!("{}: {err}", file.display()))?;
         }
         options.device = device;
         options.mountpoint = mountpoint;
         Ok(Some(options))
     }
 
-    /// The list of `-o`.
-    fn mount_options(&mut self, list: &OsStr) -> Result<(), String> {
-        let list = list.to_str().ok_or("-o takes a list of words")?;
-        for option in list.split(',').filter(|option| !option.is_empty()) {
-            match option {
-                "ro" => self.write = Some(false),
-                "rw" => self.write = Some(true),
-                "suid" => self.suid = true,
-                "nosuid" => self.suid = false,
-                "dev" => self.dev = true,
-                "nodev" => self.dev = false,
-                "allow_other" => self.allow_other = true,
-                "noallow_other" => self.allow_other = false,
-                "default_permissions" => self.default_permissions = true,
-                "nodefault_permissions" => self.default_permissions = false,
-                other => return Err(format!("unknown mount option {other}")),
-            }
-        }
-        Ok(())
+    /// All flags for mount(2).
+    pub fn mount_flags(&self, read_only: bool) -> MountFlags {
+        let mut flags = self.flags;
+        flags.set(MountFlags::RDONLY, read_only);
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags
     }
 }
 

@@ -32,6 +32,10 @@ pub struct MountOptions {
     pub suid: bool,
     /// Honour device nodes.
     pub dev: bool,
+    /// Further flags of mount(2), such as for access times.
+    pub flags: MountFlags,
+    /// Further words for the kernel, such as security contexts.
+    pub data: Vec<String>,
 }
 
 impl MountOptions {
@@ -47,6 +51,8 @@ impl MountOptions {
             max_read: None,
             suid: false,
             dev: false,
+            flags: MountFlags::empty(),
+            data: Vec::new(),
         }
     }
 
@@ -95,11 +101,14 @@ impl MountOptions {
         if let Some(size) = self.block_device {
             let _ = write!(data, ",blksize={size}");
         }
+        for word in &self.data {
+            let _ = write!(data, ",{word}");
+        }
         data
     }
 
     fn flags(&self) -> MountFlags {
-        let mut flags = MountFlags::empty();
+        let mut flags = self.flags;
         flags.set(MountFlags::RDONLY, self.read_only);
         flags.set(MountFlags::NOSUID, !self.suid);
         flags.set(MountFlags::NODEV, !self.dev);
@@ -204,6 +213,10 @@ mod tests {
         o.block_device = Some(4096);
         assert_eq!(o.filesystem_type(), "fuseblk.lab");
         assert!(o.data(5).ends_with(",blksize=4096"));
+        o.data.push("context=\"a:b:c\"".to_owned());
+        assert!(o.data(5).ends_with(",blksize=4096,context=\"a:b:c\""));
+        o.flags = MountFlags::NOATIME;
+        assert!(o.flags().contains(MountFlags::NOATIME));
         assert!(o.flags().contains(MountFlags::NODEV));
     }
 }
