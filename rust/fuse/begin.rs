@@ -14,8 +14,7 @@ use crate::{
         Place,
         Purpose,
         Refusal,
-        Side,
-        NO_ADDR, //
+        Side, //
     },
     rule::Rule, //
 };
@@ -36,6 +35,7 @@ const MAX_MAPPINGS: usize = 4096 / size_of::<fuse_iomap_io>();
 impl<'a> Devices for IomapInode<'a> {
     type Device = &'a Device;
 
+    #[inline]
     fn find(&self, id: u32) -> Result<Option<&'a Device>> {
         self.state()
             .devices
@@ -128,6 +128,7 @@ impl Question {
 ///
 /// May sleep, unless the operation must not: then it fails with `EAGAIN` if the server would have
 /// to be asked.
+#[inline]
 pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
     if inode.is_bad() {
         return Err(EIO);
@@ -156,7 +157,8 @@ pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Rep
 
 /// Finds the mappings at a position in the cache.
 ///
-/// Does not sleep, but for a mapping to a device that the inode has not met.
+/// Does not sleep.
+#[inline]
 pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<Reply<'a>> {
     // The server wants to know of these.
     if question.has(bindings::FUSE_IOMAP_OP_ATOMIC | bindings::FUSE_IOMAP_OP_SWAPFILE) {
@@ -166,48 +168,41 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
     // Before looking, so that a change that was not seen makes the answer invalid.
     let cookie = inode.cookie();
     let cache = &inode.state().cache;
-    let found = |side| cache.lookup(side, question.pos);
-    let (read, write) = match question.purpose {
-        None => {
-            let read = found(Side::Read)?;
-            (read, hole(&read))
-        }
-        Some(purpose) => {
-            let write = found(Side::Write)?;
-            let overwrites = u32::from(write.type_) == bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE;
+    let found = |side| Mapping::recall(&cache.lookup(side, question.pos)?, &inode);
 
-            if purpose == Purpose::Writeback && !overwrites {
-                (hole(&write), write)
-            } else {
-                (found(Side::Read)?, write)
-            }
-        }
+    let Some(purpose) = question.purpose else {
+        let read = found(Side::Read)?;
+        inode.count(Counter::CacheHit);
+        return Some(Reply {
+            read,
+            write: None,
+            cookie,
+        });
     };
-
+    let write = found(Side::Write)?;
+    let is_overwrite = matches!(write.place(), Place::PureOverwrite);
+    let read = if purpose == Purpose::Writeback && !is_overwrite {
+        // That side does not matter.
+        write.clone().into_hole()
+    } else {
+        found(Side::Read)?
+    };
     // What is fit for another purpose may not be for this one. Then the server knows more.
-    let reply = question.check(inode, &read, &write, cookie).ok()?;
-    let is_hole = matches!(&reply.write, Some(write) if matches!(write.place(), Place::Hole));
-    if question.purpose == Some(Purpose::Writeback) && is_hole {
+    let write = write.for_write(&read, question.pos, purpose).ok()?;
+    if purpose == Purpose::Writeback && matches!(write.place(), Place::Hole) {
         return None;
     }
-    inode.count(Counter::CacheHit);
-    Some(reply)
-}
 
-/// A hole where a mapping is, for the side that does not matter.
-fn hole(of: &fuse_iomap_io) -> fuse_iomap_io {
-    fuse_iomap_io {
-        offset: of.offset,
-        length: of.length,
-        addr: NO_ADDR,
-        // CAST: The types are below 256.
-        type_: bindings::FUSE_IOMAP_TYPE_HOLE as u16,
-        flags: 0,
-        dev: bindings::FUSE_IOMAP_DEV_NULL,
-    }
+    inode.count(Counter::CacheHit);
+    Some(Reply {
+        read,
+        write: Some(write),
+        cookie,
+    })
 }
 
 /// Asks the server for the mappings at a position.
+#[cold]
 fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
     let request = fuse_iomap_begin_in {
         opflags: question.opflags,

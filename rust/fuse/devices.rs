@@ -58,7 +58,21 @@ impl DeviceSet {
     /// Finds a device by the server's id, or enters what `open` returns for it.
     ///
     /// May sleep, for a device that is not the first one.
+    #[inline]
     pub(crate) fn find_or_enter(
+        &self,
+        id: u32,
+        open: impl Fn() -> Option<Device>,
+    ) -> Result<Option<&Device>> {
+        match self.first.as_ref() {
+            Some(device) if device.id() == id => Ok(Some(device)),
+            _ => self.find_or_enter_slowly(id, open),
+        }
+    }
+
+    /// As [`DeviceSet::find_or_enter`], for what is nearly never asked for.
+    #[cold]
+    fn find_or_enter_slowly(
         &self,
         id: u32,
         open: impl Fn() -> Option<Device>,

@@ -218,6 +218,40 @@ impl<D: Copy> Mapping<D> {
         })
     }
 
+    /// Makes a mapping of what the cache has of `pos`.
+    ///
+    /// Only what [`Mapping::parse`] has accepted gets there, and there it is cut and merged at block
+    /// borders only.  What that has checked is true for as long as the inode lives: block size,
+    /// largest size and extensions do not change, and the device is kept, so `None` is never
+    /// returned.  A device that has become smaller refuses the I/O itself.
+    #[inline]
+    pub(crate) fn recall<L: Devices<Device = D>>(
+        wire: &fuse_iomap_io,
+        devices: &L,
+    ) -> Option<Self> {
+        let place = match u32::from(wire.type_) {
+            bindings::FUSE_IOMAP_TYPE_MAPPED => {
+                Place::Mapped(devices.find(wire.dev).ok()??, wire.addr)
+            }
+            bindings::FUSE_IOMAP_TYPE_UNWRITTEN => {
+                Place::Unwritten(devices.find(wire.dev).ok()??, wire.addr)
+            }
+            bindings::FUSE_IOMAP_TYPE_DELALLOC => Place::Delalloc,
+            bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE => Place::PureOverwrite,
+            bindings::FUSE_IOMAP_TYPE_HOLE => Place::Hole,
+            _ => return None,
+        };
+
+        // INVARIANT: Checked by `parse`, see above.
+        Some(Self {
+            offset: wire.offset,
+            length: wire.length,
+            place,
+            flags: wire.flags,
+            dev: wire.dev,
+        })
+    }
+
     /// The rules about the range in the file.
     fn check_range(wire: &fuse_iomap_io, limits: &Limits) -> Result<(), Rule> {
         if wire.length == 0 {

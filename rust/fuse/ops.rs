@@ -55,6 +55,7 @@ fn op_flags(flags: OpFlags) -> u32 {
 }
 
 /// Translates a mapping for fs/iomap.
+#[inline]
 fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mapping<'a>> {
     let kind = match mapping.place() {
         Place::Hole => Kind::Hole,
@@ -210,6 +211,8 @@ fn check_direct(
 }
 
 impl iomap::Operations for FuseIomap {
+    // It has one caller, and what it returns is large.
+    #[inline(always)]
     fn begin<'a>(
         inode: &'a Inode,
         pos: Offset,
@@ -349,6 +352,7 @@ impl iomap::Operations for FuseIomap {
 }
 
 impl iomap::DirectOperations for FuseIomap {
+    #[inline(always)]
     fn begin_simple<'a>(inode: &'a Inode, pos: Offset, length: u64) -> Result<iomap::Mapping<'a>> {
         let inode = IomapInode::new(inode).ok_or(EIO)?;
         let question = Question {

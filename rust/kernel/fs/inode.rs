@@ -117,6 +117,7 @@ impl Inode {
     }
 
     /// Whether the file is known to have no privileges that a write takes from it (`IS_NOSEC`).
+    #[inline]
     pub fn has_no_privileges(&self) -> bool {
         // SAFETY: By the type invariant the inode is alive.  The word may change meanwhile, as it
         // may for C code that looks at it.
@@ -128,6 +129,7 @@ impl Inode {
     /// Takes `i_rwsem` shared: file data and size stay as they are until the guard is dropped.
     ///
     /// May sleep.
+    #[inline]
     pub fn lock_shared(&self) -> SharedGuard<'_> {
         // SAFETY: By the type invariant the inode is alive.
         unsafe { bindings::inode_lock_shared(self.as_ptr()) };
@@ -139,6 +141,7 @@ impl Inode {
     }
 
     /// As [`Inode::lock_shared`], if that is possible at once.
+    #[inline]
     pub fn try_lock_shared(&self) -> Option<SharedGuard<'_>> {
         // SAFETY: By the type invariant the inode is alive.
         let taken = unsafe { bindings::inode_trylock_shared(self.as_ptr()) };
@@ -152,6 +155,7 @@ impl Inode {
     /// Takes `i_rwsem` exclusively.
     ///
     /// May sleep.
+    #[inline]
     pub fn lock(&self) -> ExclusiveGuard<'_> {
         // SAFETY: By the type invariant the inode is alive.
         unsafe { bindings::inode_lock(self.as_ptr()) };
@@ -161,6 +165,7 @@ impl Inode {
     }
 
     /// Takes `i_rwsem` exclusively if that is possible at once.
+    #[inline]
     pub fn try_lock(&self) -> Option<ExclusiveGuard<'_>> {
         // SAFETY: By the type invariant the inode is alive.
         let taken = unsafe { bindings::inode_trylock(self.as_ptr()) };
@@ -217,12 +222,14 @@ impl private::Sealed for SharedGuard<'_> {}
 impl<'a> Lock<'a> for SharedGuard<'a> {
     const IS_EXCLUSIVE: bool = false;
 
+    #[inline]
     fn inode(&self) -> &'a Inode {
         self.inode
     }
 }
 
 impl Drop for SharedGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: The guard exists, so the lock was taken by this task and not released yet.
         unsafe { bindings::inode_unlock_shared(self.inode.as_ptr()) };
@@ -243,6 +250,7 @@ pub struct Exclusive<'a> {
 
 impl<'a> Exclusive<'a> {
     /// Makes a witness; the callers argue for the invariant.
+    #[inline]
     fn new(inode: &'a Inode) -> Self {
         Self {
             inode,
@@ -321,6 +329,7 @@ impl private::Sealed for Exclusive<'_> {}
 impl<'a> Lock<'a> for Exclusive<'a> {
     const IS_EXCLUSIVE: bool = true;
 
+    #[inline]
     fn inode(&self) -> &'a Inode {
         self.inode
     }
@@ -337,12 +346,14 @@ pub struct ExclusiveGuard<'a>(Exclusive<'a>);
 impl<'a> Deref for ExclusiveGuard<'a> {
     type Target = Exclusive<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
 impl Drop for ExclusiveGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the lock was taken by this task and not released yet.
         unsafe { bindings::inode_unlock(self.0.inode.as_ptr()) };

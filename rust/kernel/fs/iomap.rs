@@ -242,6 +242,7 @@ impl<'a> Mapping<'a> {
     ///
     /// A mapping that goes beyond the largest [`Offset`] ends there.  There is none of no length
     /// or before the start of the file.
+    #[inline]
     pub fn new(offset: Offset, length: u64, kind: Kind<'a>) -> Option<Self> {
         let start = u64::try_from(offset).ok()?;
         let end = start.saturating_add(length).min(Offset::MAX.unsigned_abs());
@@ -262,6 +263,7 @@ impl<'a> Mapping<'a> {
     /// Adds the data of a [`Kind::Inline`] mapping, without which it can only be reported.
     ///
     /// Writes change it, and [`Operations::end`] gets it to store it.
+    #[inline]
     #[must_use]
     pub fn with_inline_data(mut self, data: KBox<InlineData>) -> Self {
         self.inline = Some(data);
@@ -269,6 +271,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Adds properties.
+    #[inline]
     #[must_use]
     pub fn with_flags(mut self, flags: MapFlags) -> Self {
         self.flags |= flags;
@@ -276,6 +279,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Adds a word for the filesystem itself, which [`Operations::end`] gets back.
+    #[inline]
     #[must_use]
     pub fn with_private(mut self, word: usize) -> Self {
         self.private = word;
@@ -283,6 +287,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Adds what [`WriteOperations::is_valid`] is asked about (`validity_cookie`).
+    #[inline]
     #[must_use]
     pub fn with_cookie(mut self, cookie: u64) -> Self {
         self.cookie = cookie;
@@ -290,6 +295,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Whether the mapping has something to say about `pos`.
+    #[inline]
     pub fn contains(&self, pos: Offset) -> bool {
         let offset = self.offset.unsigned_abs();
 
@@ -300,6 +306,7 @@ impl<'a> Mapping<'a> {
     }
 
     /// Writes the mapping where fs/iomap wants it, with what it owns.
+    #[inline]
     fn fill(self, iomap: &mut bindings::iomap) {
         let (kind, device, addr) = match self.kind {
             Kind::Hole => (bindings::IOMAP_HOLE, None, NULL_ADDR),
@@ -336,6 +343,7 @@ pub struct Mappings<'a> {
 }
 
 impl<'a> From<Mapping<'a>> for Mappings<'a> {
+    #[inline]
     fn from(target: Mapping<'a>) -> Self {
         Self {
             target,
@@ -352,11 +360,13 @@ pub struct Finished<'a>(&'a bindings::iomap);
 
 impl Finished<'_> {
     /// Start of the mapping in the file, in bytes.
+    #[inline]
     pub fn offset(&self) -> Offset {
         self.0.offset
     }
 
     /// Length of the mapping, in bytes.
+    #[inline]
     pub fn length(&self) -> u64 {
         self.0.length
     }
@@ -372,11 +382,13 @@ impl Finished<'_> {
     }
 
     /// The properties, with those that fs/iomap has added.
+    #[inline]
     pub fn flags(&self) -> MapFlags {
         MapFlags(u32::from(self.0.flags))
     }
 
     /// Whether the data is in the inode.
+    #[inline]
     pub fn is_inline(&self) -> bool {
         u32::from(self.0.type_) == bindings::IOMAP_INLINE
     }
@@ -388,6 +400,7 @@ impl Finished<'_> {
     }
 
     /// The word given to [`Mapping::with_private`].
+    #[inline]
     pub fn private(&self) -> usize {
         self.0.private as usize
     }
@@ -512,6 +525,7 @@ impl<T: Operations> OperationsVTable<T> {
     }
 
     /// Checks that fs/iomap can use a mapping.
+    #[inline]
     fn check(mapping: &Mapping<'_>, pos: Offset, flags: OpFlags) -> Result {
         if !mapping.contains(pos) {
             return Err(EIO);

@@ -43,6 +43,7 @@ impl<'a> Request<'a> {
     /// # Safety
     ///
     /// They must be as the type invariant has it.
+    #[inline]
     unsafe fn from_raw(iocb: *mut bindings::kiocb, iter: *mut bindings::iov_iter) -> Result<Self> {
         // INVARIANT: By the safety requirements.
         Ok(Self {
@@ -53,11 +54,13 @@ impl<'a> Request<'a> {
     }
 
     /// Returns the pointers that the C side uses.
+    #[inline]
     pub fn as_raw(&mut self) -> (*mut bindings::kiocb, *mut bindings::iov_iter) {
         (self.iocb.as_ptr(), self.iter.as_ptr())
     }
 
     /// The inode of the file.
+    #[inline]
     pub fn inode(&self) -> &'a Inode {
         // SAFETY: By the type invariant.
         unsafe { Inode::from_raw((*(*self.iocb.as_ptr()).ki_filp).f_inode) }
@@ -65,12 +68,14 @@ impl<'a> Request<'a> {
 
     /// Where the next byte is in the file.  For a write that is known after
     /// [`WriteRequest::check`], which takes `O_APPEND` into account.
+    #[inline]
     pub fn pos(&self) -> Offset {
         // SAFETY: By the type invariant.
         unsafe { (*self.iocb.as_ptr()).ki_pos }
     }
 
     /// How many bytes there are to go.
+    #[inline]
     pub fn count(&self) -> usize {
         // SAFETY: By the type invariant.
         unsafe { bindings::iov_iter_count(self.iter.as_ptr()) }
@@ -86,17 +91,20 @@ impl<'a> Request<'a> {
     }
 
     /// Whether the caller wants `EAGAIN` rather than to wait (`IOCB_NOWAIT`).
+    #[inline]
     pub fn is_nowait(&self) -> bool {
         self.has_flag(bindings::IOCB_NOWAIT)
     }
 
     /// Whether the data is to bypass the page cache (`IOCB_DIRECT`).
+    #[inline]
     pub fn is_direct(&self) -> bool {
         // CAST: The flag is bit 17.
         self.has_flag(bindings::IOCB_DIRECT as c_int)
     }
 
     /// Makes the data bypass the page cache, or not.
+    #[inline]
     pub fn set_direct(&mut self, direct: bool) {
         // CAST: As above.
         const DIRECT: c_int = bindings::IOCB_DIRECT as c_int;
@@ -113,6 +121,7 @@ impl<'a> Request<'a> {
     /// Takes `i_rwsem` of the inode exclusively.
     ///
     /// May sleep, unless [`Request::is_nowait`]: then it fails with `EAGAIN` instead.
+    #[inline]
     pub fn lock(&self) -> Result<ExclusiveGuard<'a>> {
         if self.is_nowait() {
             self.inode().try_lock().ok_or(EAGAIN)
@@ -122,6 +131,7 @@ impl<'a> Request<'a> {
     }
 
     /// As [`Request::lock`], but shared.
+    #[inline]
     pub fn lock_shared(&self) -> Result<SharedGuard<'a>> {
         if self.is_nowait() {
             self.inode().try_lock_shared().ok_or(EAGAIN)
@@ -131,6 +141,7 @@ impl<'a> Request<'a> {
     }
 
     /// Tests one of the `IOCB_*` flags.
+    #[inline]
     fn has_flag(&self, flag: c_int) -> bool {
         // SAFETY: By the type invariant.
         unsafe { (*self.iocb.as_ptr()).ki_flags & flag != 0 }
@@ -147,6 +158,7 @@ impl ReadRequest<'_> {
     ///
     /// They must be as the type invariant of [`Request`] has it, and stay so until the request is
     /// dropped or submitted.
+    #[inline]
     pub unsafe fn from_raw(
         iocb: *mut bindings::kiocb,
         to: *mut bindings::iov_iter,
@@ -158,6 +170,7 @@ impl ReadRequest<'_> {
     /// Reads through the page cache (`generic_file_read_iter`).
     ///
     /// May sleep, unless [`Request::is_nowait`].  No lock of the inode may be held.
+    #[inline]
     pub fn read_cached(mut self) -> Result<usize> {
         self.set_direct(false);
         let (iocb, to) = self.as_raw();
@@ -169,12 +182,14 @@ impl ReadRequest<'_> {
 impl<'a> Deref for ReadRequest<'a> {
     type Target = Request<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
 impl DerefMut for ReadRequest<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.0
     }
@@ -190,6 +205,7 @@ impl<'a> WriteRequest<'a> {
     ///
     /// They must be as the type invariant of [`Request`] has it, and stay so until the request is
     /// dropped or submitted.
+    #[inline]
     pub unsafe fn from_raw(
         iocb: *mut bindings::kiocb,
         from: *mut bindings::iov_iter,
@@ -199,16 +215,19 @@ impl<'a> WriteRequest<'a> {
     }
 
     /// Whether the data goes to the end of the file, wherever that is (`IOCB_APPEND`).
+    #[inline]
     pub fn is_append(&self) -> bool {
         self.has_flag(bindings::IOCB_APPEND)
     }
 
     /// Whether the data must reach the device in one piece (`IOCB_ATOMIC`).
+    #[inline]
     pub fn is_atomic(&self) -> bool {
         self.has_flag(bindings::IOCB_ATOMIC)
     }
 
     /// Whether the caller does not wait, and just wants the data on its way to the device.
+    #[inline]
     pub fn is_queued(&self) -> bool {
         // SAFETY: By the type invariant.
         let is_sync = unsafe { bindings::is_sync_kiocb(self.iocb.as_ptr()) };
@@ -220,6 +239,7 @@ impl<'a> WriteRequest<'a> {
     /// (`generic_write_checks`).
     ///
     /// With a shared lock the end of the file may move, so that this is not for `O_APPEND`.
+    #[inline]
     pub fn check<'b>(&mut self, _lock: &impl Lock<'b>) -> Result<usize> {
         let (iocb, from) = self.as_raw();
         // SAFETY: By the type invariant, and the inode is locked.
@@ -251,6 +271,7 @@ impl<'a> WriteRequest<'a> {
     /// (`generic_write_sync`), and returns them.
     ///
     /// May sleep.  No lock of the inode may be held.
+    #[inline]
     pub fn sync(&mut self, written: usize) -> Result<usize> {
         // CAST: A write is never larger than `isize::MAX`.
         // SAFETY: By the type invariant.
@@ -263,18 +284,21 @@ impl<'a> WriteRequest<'a> {
 impl<'a> Deref for WriteRequest<'a> {
     type Target = Request<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.0
     }
 }
 
 impl DerefMut for WriteRequest<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.0
     }
 }
 
 /// Translates the `ssize_t` that C returns for a number of bytes or an error.
+#[inline]
 pub(super) fn length_or_error(ret: isize) -> Result<usize> {
     // CAST: Error numbers are small.
     usize::try_from(ret).map_err(|_| Error::from_errno(ret as i32))
