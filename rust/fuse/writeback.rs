@@ -29,12 +29,19 @@ use kernel::{
     new_work,
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Full, Release},
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
         Arc,
         ArcBorrow, //
     },
+    time::{delay::fsleep, Delta},
     workqueue::{Work, WorkItem}, //
 };
+
+/// How long the work item waits for another completion, where they come one after the other.
+const GATHER_STEP: Delta = Delta::from_micros(50);
+
+/// How often it waits before it tells the server of what there is.
+const GATHER_STEPS: usize = 8;
 
 /// What an inode needs that may become dirty.
 #[pin_data]
@@ -43,6 +50,8 @@ pub(crate) struct Writeback {
     ioends: IoendList,
     #[pin]
     work: Work<Self>,
+    /// Completions come faster than the server can be told of one after the other.
+    is_loaded: Atomic<bool>,
     /// Direct writes that the server is to be told of.
     #[pin]
     direct: Gathering,
@@ -73,6 +82,7 @@ impl Writeback {
             pin_init!(Self {
                 ioends <- IoendList::new(),
                 work <- new_work!("fuse_iomap::Writeback::work"),
+                is_loaded: Atomic::new(false),
                 direct <- Gathering::new(),
                 sequence: Atomic::new(1u64),
                 disk_size: Atomic::new(disk_size),
@@ -133,11 +143,39 @@ impl WorkItem for Writeback {
     type Pointer = Arc<Self>;
 
     fn run(this: Arc<Self>) {
+        this.gather();
         this.finish_pending();
     }
 }
 
 impl Writeback {
+    /// Waits for more completions, if there was more than one to tell of the last time.
+    ///
+    /// Where there is one CPU, this lets the task go on that submits the I/O: else each completion
+    /// would have the server wake up before the next write is begun.  As long as there is only one
+    /// write at a time, nothing waits here.
+    ///
+    /// May sleep.
+    fn gather(&self) {
+        if !self.is_loaded.load(Relaxed) {
+            return;
+        }
+
+        let mut count = self.ioends.len();
+        for _ in 0..GATHER_STEPS {
+            if count >= MAX_BATCH {
+                break;
+            }
+            fsleep(GATHER_STEP);
+
+            let before = count;
+            count = self.ioends.len();
+            if count <= before {
+                break;
+            }
+        }
+    }
+
     /// Tells the server of all I/O that waits for that, and ends it.
     ///
     /// May sleep.  Whoever is going to wait for the I/O can call this, and so need not wait for the
@@ -191,6 +229,10 @@ impl Writeback {
                     }
                 },
             );
+            if inode.extensions().batch_ioend() {
+                let is_loaded = batch.len() > 1 || !self.ioends.is_empty();
+                self.is_loaded.store(is_loaded, Relaxed);
+            }
         }
         while let Some(ioend) = batch.pop() {
             ioend.finish(results.get(batch.len()).copied().unwrap_or(Err(EIO)));

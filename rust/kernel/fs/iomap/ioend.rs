@@ -146,7 +146,11 @@ pub struct IoendList {
 ///
 /// `io_private` and all else are as they were; each points to the next one with `io_list.next`,
 /// the last one to nothing.  All are owned by the stack.
-struct Top(Option<NonNull<bindings::list_head>>);
+struct Top {
+    link: Option<NonNull<bindings::list_head>>,
+    /// How many there are.
+    count: usize,
+}
 
 // SAFETY: The stack owns what is on it, see `Ioend`.
 unsafe impl Send for Top {}
@@ -155,7 +159,7 @@ impl IoendList {
     /// Makes an empty list.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            top <- new_spinlock_irq!(Top(None), "IoendList::top"),
+            top <- new_spinlock_irq!(Top { link: None, count: 0 }, "IoendList::top"),
         })
     }
 
@@ -166,7 +170,7 @@ impl IoendList {
     /// stays until `first` has returned.
     pub fn push(&self, ioend: Ioend, first: impl FnOnce(&Inode)) {
         let mut top = self.top.lock();
-        if top.0.is_none() {
+        if top.link.is_none() {
             first(ioend.inode());
         }
 
@@ -174,9 +178,24 @@ impl IoendList {
         // SAFETY: `ioend` was an `Ioend`, so that it is valid and ours.
         let link = unsafe { &raw mut (*ioend.as_ptr()).io_list };
         // SAFETY: As above.
-        unsafe { (*link).next = top.0.map_or(core::ptr::null_mut(), NonNull::as_ptr) };
+        unsafe { (*link).next = top.link.map_or(core::ptr::null_mut(), NonNull::as_ptr) };
         // INVARIANT: It points to the former top.
-        top.0 = NonNull::new(link);
+        top.link = NonNull::new(link);
+        top.count += 1;
+    }
+
+    /// How many there are, not counting those that are being drained.
+    ///
+    /// Any context.
+    pub fn len(&self) -> usize {
+        self.top.lock().count
+    }
+
+    /// Whether there are none.
+    ///
+    /// Any context.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Takes all, in the order of the file, and calls `f` for each after what lies contiguously
@@ -184,7 +203,12 @@ impl IoendList {
     ///
     /// May sleep.
     pub fn drain(&self, mut f: impl FnMut(Ioend)) {
-        let mut next = self.top.lock().0.take();
+        let mut next = {
+            let mut top = self.top.lock();
+
+            top.count = 0;
+            top.link.take()
+        };
         let mut head = bindings::list_head::default();
         let head = &raw mut head;
 
