@@ -194,6 +194,22 @@ impl Cache {
         }
     }
 
+    /// Takes note that the unwritten blocks of a range, which are at `addr` of the device `dev`, have
+    /// data now.
+    ///
+    /// What is cached of the range is dropped, unless it is of these blocks.  Start and end are
+    /// multiples of the block size.
+    ///
+    /// May sleep, but does not wait for memory.
+    pub(crate) fn written(&self, range: Range<u64>, dev: u32, addr: u64) {
+        // An answer on its way may still have it that they are unwritten.
+        self.generation.fetch_add(1, Full);
+
+        if let Some(extents) = self.extents.as_ref() {
+            extents.change(|extents| extents.written(range, dev, addr));
+        }
+    }
+
     /// Where to put mappings, made now if it is not there, or `None` if nothing is to be cached.
     ///
     /// May sleep.

@@ -47,6 +47,8 @@ pub(crate) struct Completion {
     addr: u64,
     /// The server's id for the device.
     dev: u32,
+    /// Device and address, also where the server is not told.
+    place: Option<(u32, u64)>,
 }
 
 impl Completion {
@@ -58,19 +60,15 @@ impl Completion {
             (ioend.is_boundary(), bindings::FUSE_IOMAP_IOEND_BOUNDARY),
         ];
 
-        let (kind, addr, dev) = if ioend.is_direct() {
+        let place = (Token::from_word(ioend.private()).dev, ioend.addr());
+        let (kind, (dev, addr)) = if ioend.is_direct() {
             // As of a direct write that is told of as a whole.
             (
                 bindings::FUSE_IOMAP_IOEND_DIRECT,
-                NO_ADDR,
-                bindings::FUSE_IOMAP_DEV_NULL,
+                (bindings::FUSE_IOMAP_DEV_NULL, NO_ADDR),
             )
         } else {
-            (
-                bindings::FUSE_IOMAP_IOEND_WRITEBACK,
-                ioend.addr(),
-                Token::from_word(ioend.private()).dev,
-            )
+            (bindings::FUSE_IOMAP_IOEND_WRITEBACK, place)
         };
 
         Self {
@@ -80,6 +78,7 @@ impl Completion {
             status: ioend.status(),
             addr,
             dev,
+            place: Some(place),
         }
     }
 
@@ -92,6 +91,7 @@ impl Completion {
             status: Err(error),
             addr: NO_ADDR,
             dev: bindings::FUSE_IOMAP_DEV_NULL,
+            place: None,
         }
     }
 
@@ -115,6 +115,7 @@ impl Completion {
             status,
             addr: NO_ADDR,
             dev: bindings::FUSE_IOMAP_DEV_NULL,
+            place: None,
         }
     }
 
@@ -140,6 +141,14 @@ impl Completion {
     /// Whether other blocks may belong to the range than before.
     fn remaps(&self) -> bool {
         self.status.is_err() || self.flags & REMAPS != 0
+    }
+
+    /// Where the data is, if that was written where the cache may say that blocks are unwritten, and
+    /// nothing else changes.
+    fn converts(&self) -> Option<(u32, u64)> {
+        let is_unwritten = self.flags & REMAPS == bindings::FUSE_IOMAP_IOEND_UNWRITTEN;
+
+        self.place.filter(|_| self.status.is_ok() && is_unwritten)
     }
 
     /// What the server is told.
@@ -184,9 +193,8 @@ impl Writeback {
 
         let request = done.request(inode, before.disk_size);
         let mut reply = [fuse_iomap_ioend_out::default()];
-        self.forget(inode, done);
+        forget(inode, done);
         let answer = inode.send_ioends(core::slice::from_ref(&request), &mut reply);
-        self.forget(inode, done);
 
         let [reply] = reply;
         self.judge(
@@ -264,12 +272,9 @@ impl Writeback {
         }
 
         for (_, done) in &chosen {
-            self.forget(inode, done);
+            forget(inode, done);
         }
         let answer = inode.send_ioends(&requests, &mut replies);
-        for (_, done) in &chosen {
-            self.forget(inode, done);
-        }
         for (((index, done), request), reply) in chosen.iter().zip(&requests).zip(&replies) {
             let answer = answer.map(|known| known.then_some(reply.newsize));
             finish(*index, self.judge(inode, &before, done, request, answer));
@@ -285,18 +290,9 @@ impl Writeback {
         }
     }
 
-    /// Forgets the mappings of a range that gets other blocks: before the server is told, who may
-    /// then use the old ones for something else, and after, since they may be asked for in between.
+    /// Takes note of an answer, and returns the result of the I/O.
     ///
-    /// That also is before folios can be reclaimed: what is read then has to be the new blocks.
-    fn forget(&self, inode: IomapInode<'_>, done: &Completion) {
-        if done.remaps() {
-            inode.mappings_changed_in(done.pos..done.end());
-            inode.blocks_changed();
-        }
-    }
-
-    /// Checks an answer, takes note of the size on disk, and returns the result of the I/O.
+    /// That is before folios can be reclaimed: what is read then has to be the new blocks.
     fn judge(
         &self,
         inode: IomapInode<'_>,
@@ -306,6 +302,30 @@ impl Writeback {
         answer: Result<Option<u64>>,
     ) -> Result {
         inode.trace_ioend(request, &answer);
+        let result = self.take_size(inode, before, done, request, answer);
+
+        if done.remaps() {
+            match done.converts() {
+                Some((dev, addr)) if result.is_ok() => {
+                    inode.mappings_written(done.pos..done.end(), dev, addr);
+                }
+                // They may have been asked for meanwhile.
+                _ => inode.mappings_changed_in(done.pos..done.end()),
+            }
+            inode.blocks_changed();
+        }
+        result
+    }
+
+    /// Checks an answer, takes note of the size on disk, and returns the result of the I/O.
+    fn take_size(
+        &self,
+        inode: IomapInode<'_>,
+        before: &Before,
+        done: &Completion,
+        request: &fuse_iomap_ioend_in,
+        answer: Result<Option<u64>>,
+    ) -> Result {
         // What the device says comes first.
         done.status?;
 
@@ -337,6 +357,15 @@ impl Writeback {
             self.grow_disk_size(newsize);
         }
         Ok(())
+    }
+}
+
+/// Forgets the mappings of a range that gets other blocks, before the server is told, who may then
+/// use the old ones for something else.
+fn forget(inode: IomapInode<'_>, done: &Completion) {
+    if done.remaps() && done.converts().is_none() {
+        inode.mappings_changed_in(done.pos..done.end());
+        inode.blocks_changed();
     }
 }
 

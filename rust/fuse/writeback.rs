@@ -377,6 +377,23 @@ impl<'a> IomapInode<'a> {
         self.mappings_changed();
     }
 
+    /// Takes note that the unwritten blocks of a range in bytes, which are at `addr` of the device
+    /// `dev`, have data now, and that mappings of them that were handed out are no longer true.
+    ///
+    /// May sleep.
+    pub(crate) fn mappings_written(self, range: Range<u64>, dev: u32, addr: u64) {
+        let block_size = u64::from(self.vfs().block_size());
+        let end = range.end.checked_next_multiple_of(block_size);
+
+        match end {
+            Some(end) if range.start.is_multiple_of(block_size) => {
+                self.state().cache.written(range.start..end, dev, addr);
+                self.mappings_changed();
+            }
+            _ => self.mappings_changed_in(range),
+        }
+    }
+
     /// Tells the server that dirty data has been given up, because it could not be mapped.
     ///
     /// May sleep.

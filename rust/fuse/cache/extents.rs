@@ -32,6 +32,10 @@ const KEPT_FLAGS: u32 = bindings::FUSE_IOMAP_F_DIRTY
     | bindings::FUSE_IOMAP_F_MERGED
     | UNMERGED_FLAGS;
 
+/// The flags that unwritten blocks may have for the kernel to know what they are when they are
+/// written: what the others are about, the server decides then.
+const CONVERTED_FLAGS: u32 = bindings::FUSE_IOMAP_F_DIRTY | bindings::FUSE_IOMAP_F_MERGED;
+
 /// The flags of mappings that end where the server has said, since something happens there.
 const UNMERGED_FLAGS: u32 = bindings::FUSE_IOMAP_F_BOUNDARY
     | bindings::FUSE_IOMAP_F_ANON_WRITE
@@ -228,6 +232,56 @@ impl Inner {
             self.erase_indices(indices);
             // What remains on both sides of the range may be one more than before.
             self.keep_limit();
+        }
+    }
+
+    /// See [`Cache::written`].
+    ///
+    /// [`Cache::written`]: super::Cache::written
+    pub(super) fn written(&mut self, range: Range<u64>, dev: u32, addr: u64) {
+        let delta = addr.wrapping_sub(range.start);
+        let at = |side| {
+            let indices = indices(side, &range)?;
+            let found = self.writer.get(*indices.start())?;
+
+            (indices.end() <= found.range.end()).then_some(found.value)
+        };
+        let is_overwrite =
+            |extent: &Extent| u32::from(extent.kind) == bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE;
+        // All that is known of these blocks is whether they have data.
+        let is_here = |extent: &Extent| {
+            matches!(
+                u32::from(extent.kind),
+                bindings::FUSE_IOMAP_TYPE_UNWRITTEN | bindings::FUSE_IOMAP_TYPE_MAPPED
+            ) && (extent.delta, extent.dev) == (delta, dev)
+                && u32::from(extent.flags) & !CONVERTED_FLAGS == 0
+        };
+
+        let write = at(Side::Write);
+        let place = match write {
+            Some(write) if is_overwrite(&write) => at(Side::Read),
+            write => write,
+        };
+        if !place.is_some_and(|place| is_here(&place)) {
+            self.erase(Side::Read, range.clone());
+            self.erase(Side::Write, range);
+            return;
+        }
+
+        let record = fuse_iomap_io {
+            offset: range.start,
+            length: range.end.saturating_sub(range.start),
+            addr,
+            // CAST: The types are below 256, and the flags have 16 bits.
+            type_: bindings::FUSE_IOMAP_TYPE_MAPPED as u16,
+            // The server may not have made this stable yet.
+            flags: bindings::FUSE_IOMAP_F_DIRTY as u16,
+            dev,
+        };
+        // Without memory, there is one mapping less in the cache.
+        let _ = self.insert(Side::Read, &record, GFP_NOWAIT | __GFP_NOWARN);
+        if !write.is_some_and(|write| is_overwrite(&write)) {
+            let _ = self.insert(Side::Write, &record, GFP_NOWAIT | __GFP_NOWARN);
         }
     }
 

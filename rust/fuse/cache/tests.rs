@@ -139,6 +139,53 @@ impl Model {
         }
     }
 
+    /// What is known of all of `blocks`, if that is the same of each: of an address, the distance.
+    fn same(&mut self, side: Side, blocks: &Range<u64>) -> Known {
+        let mut all = blocks.clone().map(|block| {
+            let (addr, kind, flags, dev) = self.side(side)[block as usize]?;
+            let delta = match addr {
+                NO_ADDR => NO_ADDR,
+                addr => addr.wrapping_sub(block * BLOCK),
+            };
+            Some((delta, kind, flags, dev))
+        });
+        let first = all.next()?;
+
+        all.all(|known| known == first).then_some(first)?
+    }
+
+    /// Enters that `blocks` have data that is where they are plus `delta` bytes.
+    fn written(&mut self, blocks: &Range<u64>, delta: u64) {
+        const OVERWRITE: u16 = bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE as u16;
+        const KINDS: [u16; 2] = [
+            bindings::FUSE_IOMAP_TYPE_UNWRITTEN as u16,
+            bindings::FUSE_IOMAP_TYPE_MAPPED as u16,
+        ];
+        let write = self.same(Side::Write, blocks);
+        let is_overwrite = write.is_some_and(|(_, kind, ..)| kind == OVERWRITE);
+        let place = if is_overwrite {
+            self.same(Side::Read, blocks)
+        } else {
+            write
+        };
+        let dirty = bindings::FUSE_IOMAP_F_DIRTY as u16;
+
+        let is_here = place.is_some_and(|(at, kind, flags, dev)| {
+            at == delta && KINDS.contains(&kind) && flags & !dirty == 0 && dev == 1
+        });
+        if !is_here {
+            return self.erase(&BOTH, &bytes(blocks));
+        }
+        let record = fuse_iomap_io {
+            flags: dirty,
+            ..mapped(blocks.clone(), delta)
+        };
+        self.insert(Side::Read, &record);
+        if !is_overwrite {
+            self.insert(Side::Write, &record);
+        }
+    }
+
     /// How many ranges there are, if all that can be one are.
     fn ranges(&mut self) -> usize {
         let mut count = 0;
@@ -225,7 +272,7 @@ fn step(random: &mut Random, cache: &Cache, pool: &Pool, model: &mut Model) -> b
     let records = [(side, &record)];
     let generation = cache.generation();
 
-    match random.below(16) {
+    match random.below(18) {
         0..6 => {
             model.insert(side, &record);
             cache.insert_since(pool, generation, None, records)
@@ -254,7 +301,14 @@ fn step(random: &mut Random, cache: &Cache, pool: &Pool, model: &mut Model) -> b
             cache.invalidate(&[], 0..0);
             !cache.insert_since(pool, generation, Some(changed), records)
         }
-        11 => {
+        11 | 12 => {
+            // Most blocks that are unwritten are there.
+            let (blocks, delta) = (some_blocks(random), (1 + random.below(8) / 7) << 40);
+            model.written(&blocks, delta);
+            cache.written(bytes(&blocks), 1, blocks.start * BLOCK + delta);
+            cache.generation() != generation
+        }
+        13 => {
             // To the end of the file.
             let range = random.below(BLOCKS) * BLOCK..u64::MAX;
             model.erase(&BOTH, &range);

@@ -4,6 +4,7 @@
 use super::super::bench::{Bench, open_direct, read_direct};
 use super::super::write::with_good_lab;
 use super::{SIZE, Subject, spec};
+use crate::aio::{self, Piece};
 use crate::disks::Machine;
 use crate::ensure;
 use crate::files::{cool, pread, same};
@@ -71,6 +72,45 @@ fn overwrites(lab: &mut Lab, way: &str) -> Outcome {
     ensure!(begins.is_empty(), "{} BEGINs: {begins:?}", begins.len());
     let told = lab.tally()?.ioends - ioends;
     ensure!(told == 0, "{told} IOENDs");
+    Ok(())
+}
+
+/// Where unwritten blocks get data, the kernel knows that from then on: who reads or overwrites them
+/// asks no more.
+fn converted(lab: &mut Lab, direct: bool) -> Outcome {
+    let name = format!("{}/file", super::workshop("unwritten", 4096));
+    let path = lab.path(&name);
+    let file = super::create(&path)?;
+    fallocate(&file, FallocateFlags::empty(), 0, SIZE as u64)
+        .map_err(|e| format!("fallocate: {e}"))?;
+    let past = open_direct(&path)?;
+    let model = vec![0; SIZE];
+    let mut subject = Subject { name, file, model };
+    let write = |subject: &mut Subject, tag: u8| -> Outcome {
+        let mut pieces = Vec::new();
+        // Each has neighbours that are still unwritten, the first time.
+        for at in (0..SIZE).step_by(8192).chain((4096..SIZE).step_by(8192)) {
+            subject.model[at..at + 4096].fill(tag);
+            let data = &subject.model[at..at + 4096];
+            if direct {
+                pieces.push(Piece::new(at as u64, data.to_vec()));
+            } else {
+                let written = subject.file.write_all_at(data, at as u64);
+                written.map_err(|e| format!("write: {e}"))?;
+            }
+        }
+        if direct {
+            aio::write(&past, &mut pieces).map_err(|e| format!("io_submit: {e}"))?;
+        }
+        subject.cool()
+    };
+    write(&mut subject, 1)?;
+    let before = lab.activity(&subject.name)?.begins.len();
+    subject.read()?;
+    write(&mut subject, 2)?;
+    subject.read()?;
+    let begins = &lab.activity(&subject.name)?.begins[before..];
+    ensure!(begins.is_empty(), "{} BEGINs: {begins:?}", begins.len());
     Ok(())
 }
 
@@ -177,6 +217,11 @@ pub fn run(tap: &mut Tap, bench: &mut Bench, mode: CacheMode, more: usize) {
     for way in STEADY {
         tap.case(&format!("{how}: {way}: warm overwrites"), || {
             overwrites(lab, way)
+        });
+    }
+    for (what, direct) in [("writeback", false), ("asynchronous writes", true)] {
+        tap.case(&format!("{how}: unwritten blocks after {what}"), || {
+            converted(lab, direct)
         });
     }
     tap.case(&format!("{how}: appends"), || appends(lab));
