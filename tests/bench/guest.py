@@ -3,7 +3,7 @@
 """The benchmark inside the guest: every contender does every row, some times over.
 
     guest.py DEVICE [--profile quick|full] [--rounds N] [--rows GLOB,...]
-             [--contenders NAME,...] [--repeat N] [--shrink N]
+             [--contenders NAME,...] [--repeat N] [--shrink N] [--seconds N]
 
 Contenders take turns, so that what drifts hits all of them. Each result is one
 line: "@" and a JSON object. tests/bench/README.md says what is in it.
@@ -286,6 +286,8 @@ def main():
     parser.add_argument("--contenders", default="", help="default: those of the profile")
     parser.add_argument("--repeat", type=int, default=1, help="do rows on existing files as often in a row")
     parser.add_argument("--shrink", type=int, default=1, help="divide all sizes by this")
+    parser.add_argument("--seconds", type=float, default=float("inf"),
+                        help="begin no round but the first that would take longer altogether")  # fmt: skip
     options = parser.parse_args()
     names = [name for name in options.contenders.split(",") if name]
     if not names:
@@ -301,11 +303,16 @@ def main():
     bench.calibrate()
     say(kernel=os.uname().release, clock_cost_ns=bench.clock.cost, cpus=os.cpu_count(),
         fio=run("fio", "--version").strip(), device=options.device)  # fmt: skip
+    begun, longest = time.monotonic(), 0
     for number in range(options.rounds):
+        start = time.monotonic()
+        if number and start - begun + longest > options.seconds:
+            break
         # Who comes first may have it easier, so that changes, too.
         turn = number % len(wanted)
         for contender in wanted[turn:] + wanted[:turn]:
             bench.contest(contender, number)
+        longest = max(longest, time.monotonic() - start)
 
 
 if __name__ == "__main__":

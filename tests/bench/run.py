@@ -3,7 +3,8 @@
 """Run the benchmark: one boot for each device, then tables and a picture.
 
     tests/bench/run.py [--profile quick|full] [--vm um|qemu|kvm] [--device ram|disk]...
-                       [--rounds N] [--rows GLOB,...] [--contenders NAME,...] [--out DIRECTORY]
+                       [--rounds N] [--rows GLOB,...] [--contenders NAME,...] [--minutes N]
+                       [--out DIRECTORY]
 
 tests/bench/README.md explains. What the guest printed is kept in $CACHE/bench.
 """
@@ -66,6 +67,8 @@ def boot(options, device):
         words += ["--repeat", "4"]
     if options.contenders:
         words += ["--contenders", options.contenders]
+    if options.minutes:
+        words += ["--seconds", str(options.minutes * 60)]
     if options.vm == "kvm" and not vm.kvm_works(vm.kernel_paths(kernel)[0]):
         sys.exit("error: KVM does not work here")
     # The guest has one processor, and so has what serves it, when nothing moves about.
@@ -96,6 +99,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", default="*", help="names of rows, with * and ?")
     parser.add_argument("--contenders", help="default: those of the profile")
+    parser.add_argument("--minutes", type=float, help="as many whole rounds as fit, for each device; at least one")
     parser.add_argument("--out", type=pathlib.Path, help="where the tables go; default $CACHE/bench")
     parser.add_argument("--bin", help="directory of the servers")
     parser.add_argument("--image", type=pathlib.Path, help="boot this kernel")
