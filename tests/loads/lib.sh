@@ -13,7 +13,8 @@
 #
 # Behind the name of one of our servers, "+HOW" says how it uses the kernel's cache
 # of mappings (its option --cache): ext4+off, lab-cow+eager. More options follow
-# after commas: ext4+replies,batch-mappings=0,batch-ioend=off.
+# after commas: ext4+replies,batch-mappings=0,batch-ioend=off. With "+uring" at the
+# end, requests go over io_uring: ext4+uring, lab-cow+eager+uring.
 #
 # LOADS=long asks for full sizes; otherwise they suit a test run of minutes.
 
@@ -59,7 +60,7 @@ check() {
 fs_make() {
 	local kind=$1 device=$2
 	shift 2
-	case ${kind%+*} in
+	case ${kind%%+*} in
 	kernel-ext4 | ext4) mke2fs -q -F -t ext4 -b "${BLOCK_SIZE:-4096}" "$@" "$device" ;;
 	kernel-xfs) mkfs.xfs -q -f "$@" "$device" ;;
 	lab-*) wipefs -q -a "$device" ;;
@@ -76,6 +77,11 @@ fs_mount() {
 	shift 3
 	mkdir -p "$directory"
 	SERVER=
+	if [[ $kind == *+uring ]]; then
+		echo Y >/sys/module/fuse/parameters/enable_uring || return 1
+		set -- --uring "$@"
+		kind=${kind%+uring}
+	fi
 	if [[ $kind == *+* ]]; then
 		IFS=, read -ra how <<<"${kind#*+}"
 		for option in "${how[@]:1}"; do
@@ -149,7 +155,7 @@ fs_umount() {
 
 # fs_check KIND DEVICE: is the unmounted filesystem in order?
 fs_check() {
-	case ${1%+*} in
+	case ${1%%+*} in
 	kernel-ext4 | ext4) e2fsck -fn "$2" ;;
 	kernel-xfs) xfs_repair -n "$2" ;;
 	lab-*) ;;

@@ -58,12 +58,13 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 17] = [
+const SUITES: [Suite; 18] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
     ("death", About::Reads, suites::death::run),
     ("negotiation", About::Reads, suites::negotiation::run),
+    ("privilege", About::Reads, suites::privilege::run),
     ("readonly", About::Reads, suites::readonly::run),
     ("passthrough", About::Reads, suites::passthrough::run),
     ("hostile", About::Reads, suites::hostile::run),
@@ -121,7 +122,7 @@ fn reader(args: &[String]) -> Option<ExitCode> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(code) = reader(&args) {
+    if let Some(code) = reader(&args).or_else(|| suites::privilege::helper(&args)) {
         return code;
     }
     let (options, args) = match Options::parse(args) {

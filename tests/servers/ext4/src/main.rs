@@ -110,6 +110,7 @@ fn serve(options: Options) -> io::Result<()> {
     let mount = mount_options(&options).read_only(!volume.is_writable());
     let mut session = SessionOptions {
         counters_file: options.stats,
+        uring: options.uring,
         ..Default::default()
     };
     if let Some(threads) = options.threads {

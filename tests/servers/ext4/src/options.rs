@@ -28,6 +28,7 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   --cache-bytes N    most memory that the mappings of one file take there
   --batch-mappings N most further mappings in one answer, 0 to 126 (default: 64)
   --batch-ioend HOW  on or off: may completions come several at a time (default: on)
+  --uring            have requests come over io_uring, if the kernel offers that
   --threads N        worker threads (default: one per CPU, at least 2)
   --ro               mount read-only, as with -o ro; the device is then never written
   -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
@@ -71,6 +72,8 @@ pub struct Options {
     pub writeback_cache: bool,
     /// What the kernel may remember of mappings.
     pub caching: Caching,
+    /// Requests over io_uring.
+    pub uring: bool,
     /// Worker threads, if given.
     pub threads: Option<usize>,
     /// Mount for writing or not, if that was said.
@@ -116,6 +119,7 @@ impl Options {
                 batch_mappings: 64,
                 ..Caching::default()
             },
+            uring: false,
             threads: None,
             write: None,
             allow_other: true,
@@ -160,6 +164,7 @@ impl Options {
                 }
                 Some("--ro") => options.write = Some(false),
                 Some("-o") => options.mount_options(&value("-o")?)?,
+                Some("--uring") => options.uring = true,
                 Some("--sandbox") => options.sandbox = true,
                 Some("--fuse-fd") => fuse = Some(descriptor(&value("--fuse-fd")?)?),
                 Some("--device-fd") => disk = Some(descriptor(&value("--device-fd")?)?),

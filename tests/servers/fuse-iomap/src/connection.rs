@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use zerocopy::{Immutable, IntoBytes};
 
 /// A registered backing file or device, as named in mappings and in replies to OPEN.
@@ -59,6 +59,8 @@ pub struct Connection {
     negotiated: OnceLock<Negotiated>,
     /// What CONFIG settled.
     extensions: AtomicU64,
+    /// CONFIG has come.
+    configured: AtomicBool,
     counters: Counters,
 }
 
@@ -68,6 +70,7 @@ impl Connection {
             fd,
             negotiated: OnceLock::new(),
             extensions: AtomicU64::new(0),
+            configured: AtomicBool::new(false),
             counters: Counters::default(),
         }
     }
@@ -90,6 +93,15 @@ impl Connection {
     /// Whether all these [`wire::init`] flags were agreed on.
     pub fn has(&self, flags: u64) -> bool {
         self.negotiated().is_some_and(|n| n.flags & flags == flags)
+    }
+
+    pub(crate) fn set_configured(&self) {
+        self.configured.store(true, Ordering::Release);
+    }
+
+    /// Whether CONFIG has come, answered or not.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.configured.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_extensions(&self, extensions: u64) {

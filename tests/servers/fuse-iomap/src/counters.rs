@@ -15,6 +15,7 @@ pub struct Counters {
     malformed: AtomicU64,
     errors: AtomicU64,
     refused: AtomicU64,
+    uring: AtomicU64,
     /// What the IOENDs told of.
     ioends: AtomicU64,
     /// Mappings that followed replies to BEGIN.
@@ -35,6 +36,7 @@ impl Default for Counters {
             malformed: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            uring: AtomicU64::new(0),
             ioends: AtomicU64::new(0),
             more: AtomicU64::new(0),
             upserts: AtomicU64::new(0),
@@ -61,6 +63,10 @@ impl Counters {
 
     pub(crate) fn count_refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_uring(&self) {
+        self.uring.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn count_ioends(&self, records: usize) {
@@ -107,6 +113,11 @@ impl Counters {
     /// Replies that the kernel did not take although it still waited for one.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Requests that came over io_uring.
+    pub fn uring(&self) -> u64 {
+        self.uring.load(Ordering::Relaxed)
     }
 
     /// Completions that were told; with BATCH_IOEND there are several in one request.
@@ -156,6 +167,7 @@ impl Counters {
                 ("malformed", self.malformed()),
                 ("errors", self.errors()),
                 ("refused", self.refused()),
+                ("uring", self.uring()),
                 ("ioend_records", self.ioend_records()),
                 ("more_mappings", self.more_mappings()),
                 ("upserts", self.upserts()),

@@ -3,6 +3,7 @@
 
 use crate::ioctl;
 use crate::mount::{self, MountOptions};
+use crate::wire::BackingMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -38,11 +39,28 @@ impl FuseDevice {
         ioctl::sync_init(self.0.as_fd())
     }
 
+    /// Makes this another way to the connection of `other`, which is mounted.
+    pub fn clone_from(&self, other: &Self) -> io::Result<()> {
+        ioctl::clone_device(self.0.as_fd(), other.0.as_fd())
+    }
+
+    /// Registers a backing file with the connection, see [`crate::Connection::backing_open_raw`].
+    pub fn backing_open_raw(&self, map: BackingMap) -> io::Result<u32> {
+        ioctl::backing_open(self.0.as_fd(), map)
+    }
+
     /// Mounts. The device is given away: who serves it has it open, and when that process dies
     /// the connection ends, as it must, even while this is still waiting.
     pub fn mount(self, mountpoint: impl AsRef<Path>, options: &MountOptions) -> io::Result<()> {
         let mountpoint = mountpoint.as_ref().canonicalize()?;
         mount::mount_for_another(self.0, &mountpoint, options)
+    }
+}
+
+/// One that is open already.
+impl From<OwnedFd> for FuseDevice {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct Dispatcher<'a, F: ?Sized> {
     pub(crate) max_read: usize,
     /// Largest WRITE to propose in INIT.
     pub(crate) max_write: u32,
+    /// Accept io_uring if INIT offers it.
+    pub(crate) uring: bool,
 }
 
 /// Appends a structure.
@@ -275,6 +277,7 @@ impl<F: Filesystem + ?Sized> Dispatcher<'_, F> {
             opcode::IOMAP_END => fs.iomap_end(req, node, &a.take()?),
             opcode::IOMAP_IOEND => self.ioend(req, a, out),
             opcode::IOMAP_CONFIG => {
+                self.connection.set_configured();
                 let arg: IomapConfigIn = a.take()?;
                 let reply = fs.iomap_config(req, &arg)?.to_wire();
                 let extensions = reply.flags & arg.flags & iomap_config::EXTENSIONS;
@@ -312,6 +315,9 @@ impl<F: Filesystem + ?Sized> Dispatcher<'_, F> {
         }
         let mut config = InitConfig::new(&arg, self.max_write);
         self.fs.init(&mut config)?;
+        if self.uring {
+            config.request(wire::init::OVER_IO_URING);
+        }
         // Buffers have been sized already, so a server can only ask for less.
         config.max_write = config.max_write.min(self.max_write);
         self.connection.set_negotiated(Negotiated {

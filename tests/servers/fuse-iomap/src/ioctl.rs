@@ -6,9 +6,10 @@ use crate::wire::{BackingMap, IomapBackingInfo, IomapSupport};
 use rustix::ioctl::{Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter, ioctl, opcode};
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 const MAGIC: u8 = 229;
+const CLONE: Opcode = opcode::read::<u32>(MAGIC, 0);
 const BACKING_OPEN: Opcode = opcode::write::<BackingMap>(MAGIC, 1);
 const BACKING_CLOSE: Opcode = opcode::write::<u32>(MAGIC, 2);
 const SYNC_INIT: Opcode = opcode::none(MAGIC, 3);
@@ -51,6 +52,12 @@ pub(crate) fn backing_close(dev: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     Ok(unsafe { ioctl(dev, Setter::<BACKING_CLOSE, u32>::new(id)) }?)
 }
 
+pub(crate) fn clone_device(dev: BorrowedFd<'_>, other: BorrowedFd<'_>) -> io::Result<()> {
+    let other = other.as_raw_fd() as u32;
+    // SAFETY: CLONE reads one u32, whatever its number says.
+    Ok(unsafe { ioctl(dev, Setter::<CLONE, u32>::new(other)) }?)
+}
+
 pub(crate) fn sync_init(dev: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: SYNC_INIT takes no argument.
     Ok(unsafe { ioctl(dev, NoArg::<SYNC_INIT>::new()) }?)
@@ -85,6 +92,7 @@ mod tests {
         // dir << 30 | size << 16 | magic << 8 | nr, as in <asm-generic/ioctl.h>.
         assert_eq!(BACKING_OPEN as u64, 1 << 30 | 16 << 16 | 229 << 8 | 1);
         assert_eq!(BACKING_CLOSE as u64, 1 << 30 | 4 << 16 | 229 << 8 | 2);
+        assert_eq!(CLONE as u64, 2 << 30 | 4 << 16 | 229 << 8);
         assert_eq!(SYNC_INIT as u64, 229 << 8 | 3);
         assert_eq!(IOMAP_SUPPORT as u64, 2 << 30 | 16 << 16 | 229 << 8 | 99);
         assert_eq!(SET_NOFS as u64, 1 << 30 | 4 << 16 | 229 << 8 | 100);

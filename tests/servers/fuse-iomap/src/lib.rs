@@ -86,6 +86,7 @@ mod request;
 mod retried;
 mod sandbox;
 mod session;
+mod uring;
 pub mod wire;
 
 pub use caching::{CacheMode, Caching};

@@ -7,6 +7,7 @@ use crate::fs::Filesystem;
 use crate::hook::{ReplyAction, ReplyHook};
 use crate::mount::{self, MountOptions};
 use crate::request::{self, Request};
+use crate::uring;
 use crate::wire::{self, InHeader, InterruptIn, OutHeader, WriteIn, opcode};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -34,6 +35,9 @@ pub struct SessionOptions {
     pub counters_file: Option<PathBuf>,
     /// Sees every reply before it is sent.
     pub hook: Option<Arc<dyn ReplyHook>>,
+    /// Exchange requests and replies over io_uring, if the kernel offers that
+    /// (`fuse.enable_uring`) and this process may have rings; else this changes nothing.
+    pub uring: bool,
 }
 
 impl Default for SessionOptions {
@@ -46,6 +50,7 @@ impl Default for SessionOptions {
             handle_signals: true,
             counters_file: None,
             hook: None,
+            uring: false,
         }
     }
 }
@@ -88,7 +93,11 @@ impl<F: Filesystem> Session<F> {
                 fs,
                 connection: Arc::new(Connection::new(dev)),
                 mountpoint,
-                options,
+                options: SessionOptions {
+                    // Once INIT has said so, there is no way back.
+                    uring: options.uring && may_use_rings(),
+                    ..options
+                },
             }),
         }
     }
@@ -117,6 +126,13 @@ impl<F: Filesystem> Session<F> {
         let dumped = shared.dump_counters();
         result.and(dumped)
     }
+}
+
+/// Whether rings can be made; if not, says why.
+fn may_use_rings() -> bool {
+    uring::available()
+        .inspect_err(|e| eprintln!("no io_uring, so requests come over /dev/fuse: {e}"))
+        .is_ok()
 }
 
 impl<F: Filesystem> Shared<F> {
@@ -164,12 +180,32 @@ impl<F: Filesystem> Shared<F> {
         }
         self.fs.ready(&self.connection)?;
         let mut threads = Vec::new();
-        for i in 1..self.options.threads.max(1) {
-            let shared = self.clone();
-            let thread = thread::Builder::new()
-                .name(format!("fuse-{i}"))
-                .spawn(move || Worker::new(shared).run())?;
-            threads.push(thread);
+        let mut start = |name: String, run: Box<dyn FnOnce() -> io::Result<()> + Send>| {
+            thread::Builder::new()
+                .name(name)
+                .spawn(run)
+                .map(|thread| threads.push(thread))
+        };
+        if self.connection.has(wire::init::OVER_IO_URING) {
+            // Until CONFIG is answered the kernel takes no rings, and from then on it waits for them.
+            while self.connection.has_iomap() && !self.connection.is_configured() {
+                if !worker.step()? {
+                    return Ok(());
+                }
+            }
+            let queues = uring::queues();
+            let each = self.options.threads.div_ceil(queues.into()).max(2);
+            for (queue, i) in (0..queues).flat_map(|queue| (0..each).map(move |i| (queue, i))) {
+                let shared = self.clone();
+                let name = format!("ring-{queue}-{i}");
+                start(name, Box::new(move || shared.serve_ring(queue)))?;
+            }
+        } else {
+            for i in 1..self.options.threads.max(1) {
+                let shared = self.clone();
+                let name = format!("fuse-{i}");
+                start(name, Box::new(move || Worker::new(shared).run()))?;
+            }
         }
         let mut result = worker.run();
         for thread in threads {
@@ -179,6 +215,61 @@ impl<F: Filesystem> Shared<F> {
             result = result.and(other);
         }
         result
+    }
+
+    /// What each thread that answers requests does first.
+    fn prepare_thread(&self) {
+        if self.options.nofs && self.connection.has_iomap() {
+            // Kernels may lack it, and then there is nothing to do about it.
+            let _ = self.connection.set_nofs(true);
+        }
+    }
+
+    /// Serves one of the kernel's queues.
+    fn serve_ring(&self, queue: u16) -> io::Result<()> {
+        self.prepare_thread();
+        let max_write = self.connection.negotiated().map_or(0, |n| n.max_write);
+        uring::Server::new(self, &*self.connection, queue, max_write)?.run()
+    }
+
+    /// Answers a request, a whole message. Returns it, unless that makes no sense, and what is to
+    /// become of the reply; an empty one is none.
+    fn respond(&self, message: &[u8], reply: &mut Vec<u8>) -> Option<(Request, ReplyAction)> {
+        let Some((req, args)) = request::split(message) else {
+            self.connection.counters().count_malformed();
+            return None;
+        };
+        let dispatcher = Dispatcher {
+            fs: &self.fs,
+            connection: &self.connection,
+            max_read: self.options.max_io as usize,
+            max_write: self.options.max_io,
+            uring: self.options.uring,
+        };
+        dispatcher.answer(&req, args, reply);
+        let payload = &message[size_of::<InHeader>()..];
+        let Some(hook) = &self.options.hook else {
+            return Some((req, ReplyAction::Send));
+        };
+        if req.opcode() == opcode::INTERRUPT {
+            if let Ok((interrupt, _)) = InterruptIn::read_from_prefix(payload) {
+                hook.interrupted(interrupt.unique);
+            }
+        }
+        if reply.is_empty() {
+            return Some((req, ReplyAction::Send));
+        }
+        let action = hook.reply(&req, payload, reply);
+        Some((req, action))
+    }
+}
+
+impl<F: Filesystem> uring::Answer for Shared<F> {
+    fn answer(&self, message: &[u8], reply: &mut Vec<u8>) -> ReplyAction {
+        reply.clear();
+        self.connection.counters().count_uring();
+        self.respond(message, reply)
+            .map_or(ReplyAction::Send, |(_, action)| action)
     }
 }
 
@@ -202,10 +293,7 @@ impl<F: Filesystem> Worker<F> {
     }
 
     fn run(mut self) -> io::Result<()> {
-        if self.shared.options.nofs && self.shared.connection.has_iomap() {
-            // Kernels may lack it, and then there is nothing to do about it.
-            let _ = self.shared.connection.set_nofs(true);
-        }
+        self.shared.prepare_thread();
         while self.step()? {}
         Ok(())
     }
@@ -220,55 +308,26 @@ impl<F: Filesystem> Worker<F> {
             Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(true),
             Err(e) => return Err(e.into()),
         };
-        let message = &self.input[..len];
-        let Some((req, args)) = request::split(message) else {
-            shared.connection.counters().count_malformed();
+        let Some((req, action)) = shared.respond(&self.input[..len], &mut self.output) else {
             return Ok(true);
         };
-        let dispatcher = Dispatcher {
-            fs: &shared.fs,
-            connection: &shared.connection,
-            max_read: shared.options.max_io as usize,
-            max_write: shared.options.max_io,
-        };
-        dispatcher.answer(&req, args, &mut self.output);
-        let payload = &message[size_of::<InHeader>()..];
-        match &shared.options.hook {
-            Some(hook) => send_hooked(&shared, hook, req, payload, &mut self.output),
-            None if self.output.is_empty() => {}
-            None => send(&shared.connection, &req, &self.output, None),
+        if self.output.is_empty() {
+            return Ok(true);
+        }
+        let hook = shared.options.hook.clone();
+        match action {
+            ReplyAction::Send => send(&shared.connection, &req, &self.output, hook.as_deref()),
+            ReplyAction::Drop => {}
+            ReplyAction::Delay(delay) => {
+                let reply = std::mem::take(&mut self.output);
+                let connection = shared.connection.clone();
+                thread::spawn(move || {
+                    thread::sleep(delay);
+                    send(&connection, &req, &reply, hook.as_deref());
+                });
+            }
         }
         Ok(true)
-    }
-}
-
-fn send_hooked<F: Filesystem>(
-    shared: &Arc<Shared<F>>,
-    hook: &Arc<dyn ReplyHook>,
-    req: Request,
-    payload: &[u8],
-    output: &mut Vec<u8>,
-) {
-    if req.opcode() == opcode::INTERRUPT {
-        if let Ok((interrupt, _)) = InterruptIn::read_from_prefix(payload) {
-            hook.interrupted(interrupt.unique);
-        }
-    }
-    if output.is_empty() {
-        return;
-    }
-    match hook.reply(&req, payload, output) {
-        ReplyAction::Send => send(&shared.connection, &req, output, Some(&**hook)),
-        ReplyAction::Drop => {}
-        ReplyAction::Delay(delay) => {
-            let reply = std::mem::take(output);
-            let connection = shared.connection.clone();
-            let hook = hook.clone();
-            thread::spawn(move || {
-                thread::sleep(delay);
-                send(&connection, &req, &reply, Some(&*hook));
-            });
-        }
     }
 }
 

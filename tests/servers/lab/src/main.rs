@@ -12,7 +12,7 @@
 mod serve;
 
 use fuse_iomap::wire::{BackingMap, IomapBeginIn};
-use fuse_iomap::{MountOptions, Session, SessionOptions};
+use fuse_iomap::{FuseDevice, MountOptions, Session, SessionOptions};
 use lab::control::{Answer, Command};
 use lab::devices;
 use lab::misbehave::Misbehave;
@@ -22,7 +22,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::fs::OpenOptions;
 use std::io::{BufRead, Write, stdin, stdout};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -80,6 +80,14 @@ fn drop_sys_rawio() -> Result<(), String> {
     sets.permitted.remove(CapabilitySet::SYS_RAWIO);
     sets.inheritable.remove(CapabilitySet::SYS_RAWIO);
     set_capabilities(None, sets).map_err(context)
+}
+
+/// A FUSE device that may use iomap, and again, to serve it.
+fn marked() -> Result<(FuseDevice, OwnedFd), String> {
+    let device = FuseDevice::open().map_err(|e| e.to_string())?;
+    device.add_iomap().map_err(|e| format!("ADD_IOMAP: {e}"))?;
+    let own = device.as_fd().try_clone_to_owned();
+    Ok((device, own.map_err(|e| e.to_string())?))
 }
 
 fn say(answer: &Answer) {
@@ -240,6 +248,7 @@ fn run() -> Result<(), String> {
             random.of_256, random.seed
         );
     }
+    let marked = scenario.options.add_iomap.then(marked).transpose()?;
     if scenario.options.drop_sys_rawio {
         drop_sys_rawio()?;
     }
@@ -247,11 +256,18 @@ fn run() -> Result<(), String> {
         threads: scenario.options.threads,
         counters_file: args.counters,
         hook: Some(misbehave.clone()),
+        uring: scenario.options.uring || std::env::var_os("FI_URING").is_some(),
         ..SessionOptions::default()
     };
     let mount = MountOptions::new("lab").subtype("lab");
-    let session = Session::mount(LabFs(lab.clone()), &args.mountpoint, &mount, options)
-        .map_err(|e| e.to_string())?;
+    let fs = LabFs(lab.clone());
+    let session = match marked {
+        None => Session::mount(fs, &args.mountpoint, &mount, options),
+        Some((device, own)) => device
+            .mount(&args.mountpoint, &mount)
+            .map(|()| Session::from_device(fs, own, options)),
+    };
+    let session = session.map_err(|e| e.to_string())?;
     misbehave.connect(session.connection().clone());
     if args.control {
         lab.on_ready(Box::new(|ready| say(&Answer::Ready(ready.clone()))));

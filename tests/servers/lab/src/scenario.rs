@@ -80,8 +80,12 @@ pub struct Options {
     pub force_iomap: bool,
     /// Accept passthrough if it is offered.
     pub accept_passthrough: bool,
+    /// Have the FUSE device marked for iomap first.
+    pub add_iomap: bool,
     /// Drop CAP_SYS_RAWIO before mounting.
     pub drop_sys_rawio: bool,
+    /// Have requests come over io_uring; so has `$FI_URING`.
+    pub uring: bool,
     /// Write the data onto the devices at start.
     pub prepare: bool,
     /// Worker threads.
@@ -117,7 +121,9 @@ impl Default for Options {
             accept_iomap: true,
             force_iomap: false,
             accept_passthrough: false,
+            add_iomap: false,
             drop_sys_rawio: false,
+            uring: false,
             prepare: true,
             threads: 4,
             readdirplus: true,

@@ -34,6 +34,7 @@ const USAGE: &str = "usage: lab serve --device DEV [--device DEV2] [OPTIONS] MOU
   --direct-io           have files read and written past the page cache
   --atomic-o-trunc      have O_TRUNC come with OPEN where that is allowed
   --seed N              of all random decisions (1)
+  --uring               have requests come over io_uring, if the kernel offers that
   --threads N           worker threads (4)
   --counters FILE       write the counters of requests there at the end, and on SIGUSR1";
 
@@ -87,6 +88,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Serve, String> {
             "--poison-again" => options.poison_again = true,
             "--want-end" => policy.want_end = true,
             "--direct-io" => options.open_flags = fopen::DIRECT_IO,
+            "--uring" => options.uring = true,
             "--atomic-o-trunc" => options.atomic_o_trunc = true,
             "--seed" => scenario.seed = number(value()?)?,
             "--threads" => options.threads = number(value()?)? as usize,
@@ -128,6 +130,7 @@ pub fn run() -> Result<(), String> {
     let options = SessionOptions {
         threads: scenario.options.threads,
         counters_file: counters,
+        uring: scenario.options.uring,
         ..SessionOptions::default()
     };
     let mount = MountOptions::new("lab").subtype("lab");

@@ -13,6 +13,7 @@ pub mod mixed;
 pub mod module;
 pub mod negotiation;
 pub mod passthrough;
+pub mod privilege;
 pub mod readonly;
 pub mod replies;
 pub mod rules;

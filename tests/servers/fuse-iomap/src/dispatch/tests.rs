@@ -165,6 +165,7 @@ fn answer_on(connection: &Connection, op: u32, args: &[u8]) -> (i32, Vec<u8>) {
         connection,
         max_read: 4096,
         max_write: 4096,
+        uring: false,
     };
     dispatcher.answer(&req, args, &mut out);
     if out.is_empty() {

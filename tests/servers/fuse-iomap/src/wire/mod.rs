@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub mod iomap;
 pub mod opcode;
+pub mod uring;
 
 pub use iomap::*;
 
