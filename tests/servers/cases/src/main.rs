@@ -58,7 +58,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 18] = [
+const SUITES: [Suite; 19] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -69,6 +69,7 @@ const SUITES: [Suite; 18] = [
     ("passthrough", About::Reads, suites::passthrough::run),
     ("hostile", About::Reads, suites::hostile::run),
     ("trace", About::Reads, suites::trace::run),
+    ("uring", About::Reads, suites::uring::run),
     ("write", About::Writes, suites::write::run),
     ("direct", About::Writes, suites::direct::run),
     ("cache", About::Writes, suites::cache::run),

@@ -115,12 +115,42 @@ impl MountOptions {
         flags
     }
 
+    /// The flags of the mount, for fsmount(2).
     fn attributes(&self) -> MountAttrFlags {
-        let mut flags = MountAttrFlags::empty();
-        flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
-        flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !self.suid);
-        flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, !self.dev);
-        flags
+        let flags = self.flags();
+        [
+            (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+            (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+            (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+            (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            (MountFlags::NOATIME, MountAttrFlags::MOUNT_ATTR_NOATIME),
+            (
+                MountFlags::STRICTATIME,
+                MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            ),
+            (
+                MountFlags::NODIRATIME,
+                MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+            ),
+        ]
+        .into_iter()
+        .filter(|(flag, _)| flags.contains(*flag))
+        .map(|(_, attribute)| attribute)
+        .collect()
+    }
+
+    /// The flags of the filesystem, for fsconfig(2).
+    fn superblock_flags(&self) -> impl Iterator<Item = &'static str> {
+        let flags = self.flags();
+        [
+            (MountFlags::RDONLY, "ro"),
+            (MountFlags::SYNCHRONOUS, "sync"),
+            (MountFlags::DIRSYNC, "dirsync"),
+            (MountFlags::LAZYTIME, "lazytime"),
+        ]
+        .into_iter()
+        .filter(move |(flag, _)| flags.contains(*flag))
+        .map(|(_, name)| name)
     }
 }
 
@@ -166,8 +196,8 @@ pub(crate) fn mount_for_another(
     if let Some(subtype) = &options.subtype {
         fsconfig_set_string(fs.as_fd(), "subtype", subtype)?;
     }
-    if options.read_only {
-        fsconfig_set_flag(fs.as_fd(), "ro")?;
+    for flag in options.superblock_flags() {
+        fsconfig_set_flag(fs.as_fd(), flag)?;
     }
     for word in options.data(dev.as_raw_fd()).split(',') {
         match word.split_once('=') {
@@ -218,5 +248,11 @@ mod tests {
         o.flags = MountFlags::NOATIME;
         assert!(o.flags().contains(MountFlags::NOATIME));
         assert!(o.flags().contains(MountFlags::NODEV));
+        o.flags = MountFlags::NOATIME | MountFlags::LAZYTIME;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOATIME
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        assert_eq!(o.attributes(), attributes);
+        assert!(o.superblock_flags().eq(["lazytime"]));
     }
 }

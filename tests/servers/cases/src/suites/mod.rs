@@ -18,6 +18,7 @@ pub mod readonly;
 pub mod replies;
 pub mod rules;
 pub mod trace;
+pub mod uring;
 pub mod write;
 pub mod zeroing;
 
@@ -37,6 +38,20 @@ pub fn fresh_seed() -> u64 {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |d| d.as_secs())
+}
+
+/// Whether servers get their requests over io_uring.
+pub fn over_uring() -> bool {
+    std::env::var_os("FI_URING").is_some()
+}
+
+/// What a caller gets when the reply has a wrong size: FUSE says so in two ways.
+pub fn wrong_size() -> i32 {
+    if over_uring() {
+        libc::EINVAL
+    } else {
+        libc::EIO
+    }
 }
 
 /// Starts a server, as a case of its own.

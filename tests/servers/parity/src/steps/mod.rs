@@ -2,6 +2,7 @@
 //! The suites: steps that are taken on both sides.
 
 mod times;
+mod users;
 
 use crate::pair::Pair;
 use crate::seen::Broken;
@@ -20,11 +21,18 @@ pub struct Suite {
 }
 
 /// All of them, in the order in which they run.
-pub const SUITES: &[Suite] = &[Suite {
-    name: "times",
-    mkfs: &[],
-    run: times::run,
-}];
+pub const SUITES: &[Suite] = &[
+    Suite {
+        name: "times",
+        mkfs: &[],
+        run: times::run,
+    },
+    Suite {
+        name: "users",
+        mkfs: &[],
+        run: users::run,
+    },
+];
 
 /// Makes a file with some contents.
 fn make(path: &Path, contents: &[u8]) -> Result<File, Broken> {

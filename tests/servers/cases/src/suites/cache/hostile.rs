@@ -2,6 +2,7 @@
 //! Servers that use extensions without asking, or wrongly.
 
 use super::super::write::{rule, with_lab};
+use super::super::wrong_size;
 use super::{Subject, spec};
 use crate::disks::Machine;
 use crate::ensure;
@@ -106,7 +107,7 @@ fn sizes(lab: &mut Lab) -> Outcome {
             .write_all_at(&[1; 100], 600_000)
             .map_err(|e| format!("write: {e}"))?;
         let result = subject.file.sync_all();
-        fails_with(&format!("{payload} bytes"), result, &[libc::EIO])?;
+        fails_with(&format!("{payload} bytes"), result, &[wrong_size()])?;
         ensure!(lab.fired()? > 0, "the server did not get to misbehave");
         lab.set_rules(Vec::new())?;
     }
@@ -164,7 +165,7 @@ pub fn run(tap: &mut Tap, machine: &Machine, scenario: &Scenario) {
         let scenario = with(cache);
         tap.case(&format!("further mappings, {what}"), || {
             with_lab(machine, &scenario, |lab| {
-                more(lab, one.clone(), &[libc::EIO])
+                more(lab, one.clone(), &[wrong_size()])
             })
         });
     }
