@@ -134,6 +134,22 @@ int fuse_iomap_device_close(struct fuse_conn *fc, int id)
 	return err;
 }
 
+/* The device with this id or the next one, with a reference */
+static struct fuse_backing *fuse_iomap_next_device(struct fuse_conn *fc,
+						   int *id)
+{
+	struct fuse_backing *fb;
+
+	spin_lock(&fc->lock);
+	do {
+		fb = idr_get_next(&fc->backing_files_map, id);
+	} while (fb && fb->type != FUSE_BACKING_TYPE_IOMAP && ++*id);
+	fuse_backing_get(fb);
+	spin_unlock(&fc->lock);
+
+	return fb;
+}
+
 /**
  * fuse_iomap_flush_devices - make what is on a connection's devices stable
  * @fc: the connection
@@ -149,20 +165,57 @@ int fuse_iomap_flush_devices(struct fuse_conn *fc)
 	int err = 0;
 	int id;
 
-	for (id = 1; ; id++) {
-		spin_lock(&fc->lock);
-		fb = fuse_backing_get(idr_get_next(&fc->backing_files_map,
-						   &id));
-		spin_unlock(&fc->lock);
-		if (!fb)
-			return err;
+	for (id = 1; (fb = fuse_iomap_next_device(fc, &id)); id++) {
+		int ret = blkdev_issue_flush(file_bdev(fb->file));
 
-		if (fb->type == FUSE_BACKING_TYPE_IOMAP) {
-			int ret = blkdev_issue_flush(file_bdev(fb->file));
-
-			if (!err)
-				err = ret;
-		}
+		if (!err)
+			err = ret;
 		fuse_backing_put(fb);
 	}
+	return err;
+}
+
+/**
+ * fuse_iomap_logical_block_size - what all devices of a connection can address
+ * @fc: the connection
+ *
+ * Context: May sleep.
+ * Return: the largest logical block size in bytes, or 0 if there is no device.
+ */
+unsigned int fuse_iomap_logical_block_size(struct fuse_conn *fc)
+{
+	struct fuse_backing *fb;
+	unsigned int size = 0;
+	int id;
+
+	for (id = 1; (fb = fuse_iomap_next_device(fc, &id)); id++) {
+		size = max(size, bdev_logical_block_size(file_bdev(fb->file)));
+		fuse_backing_put(fb);
+	}
+	return size;
+}
+
+/**
+ * fuse_iomap_close_devices - give up what a server has registered
+ * @fc: the connection, whose inodes are gone
+ *
+ * The server may live on, but umount(2) returns with the devices closed.
+ *
+ * Context: May sleep.
+ */
+void fuse_iomap_close_devices(struct fuse_conn *fc)
+{
+	struct fuse_backing *fb;
+	int id = 1;
+
+	do {
+		spin_lock(&fc->lock);
+		fb = idr_get_next(&fc->backing_files_map, &id);
+		if (fb)
+			idr_remove(&fc->backing_files_map, id);
+		else
+			fc->iomap_state.nr_devices = 0;
+		spin_unlock(&fc->lock);
+		fuse_backing_put(fb);
+	} while (fb);
 }

@@ -21,7 +21,8 @@ static void fuse_iomap_config_end(struct fuse_args *args, int error)
 		container_of(args, typeof(*ca), args);
 	struct fuse_conn *fc = ca->fm->fc;
 
-	error = fuse_iomap_configure(fc, &ca->in, &ca->out, error);
+	error = fuse_iomap_configure(ca->fm, &ca->in, &ca->out,
+				     args->out_args[0].size, error);
 	fuse_iomap_count_message(fc, FUSE_IOMAP_CONFIG, error);
 	if (error) {
 		fc->conn_init = 0;

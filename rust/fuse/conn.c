@@ -70,6 +70,7 @@ int fuse_iomap_conn_start(struct fuse_conn *fc, struct super_block *sb)
 	fc->iomap_state.ioend_wq = wq;
 	/* Pairs with smp_load_acquire() in fuse_iomap_ctl_show() */
 	smp_store_release(&fc->iomap_state.counters, counters);
+	fuse_iomap_super_start(fc);
 	/* Unlike other FUSE mounts, this one keeps what sync(2) promises */
 	sb->s_iflags &= ~SB_I_NO_DATA_INTEGRITY;
 	return 0;

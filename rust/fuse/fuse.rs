@@ -11,7 +11,7 @@ mod report;
 mod request;
 
 pub(crate) use self::{
-    config::{configure, forget_config, pool},
+    config::{block_sizes, configure, forget_config, pool},
     device::Device,
     report::count,
     request::Patience, //
@@ -57,9 +57,10 @@ impl<'a> IomapInode<'a> {
         unsafe { &*state_ptr(self.0) }
     }
 
-    /// Whether I/O on the inode must fail, because the server has reused its node id.
+    /// Whether I/O on the inode must fail, because the server has reused its node id, or because
+    /// the filesystem has been shut down.
     pub(crate) fn is_bad(self) -> bool {
-        test_state_bit(self.0, bindings::FUSE_I_BAD)
+        test_state_bit(self.0, bindings::FUSE_I_BAD) || self.shutdown().load(Relaxed) != 0
     }
 
     /// The number that the server has put into `fuse_attr.ino`.

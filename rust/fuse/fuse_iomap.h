@@ -15,6 +15,7 @@
 #include <linux/fs.h>
 #include <linux/spinlock_types.h>
 #include <linux/types.h>
+#include <linux/workqueue_types.h>
 
 struct backing_dev_info;
 struct fiemap_extent_info;
@@ -70,6 +71,12 @@ struct fuse_iomap_conn {
 	atomic_t no_fsync;
 	/* A FUSE_ATTR_IOMAP that came too late was reported */
 	atomic_t warned;
+	/* The server has frozen, and not been told to unfreeze */
+	atomic_t frozen;
+	/* Nothing is read or written any more */
+	atomic_t shutdown;
+	/* Thaws if the server is gone */
+	struct work_struct thaw_work;
 	/* FUSE_IOMAP_CONFIG_* of the extensions in use; set before mount ends */
 	u64 extensions;
 	/* The Rust type Pool (cache/pool.rs), if there is a mapping cache */
@@ -111,9 +118,10 @@ int fuse_iomap_copy_begin(struct inode *inode, loff_t pos, loff_t len);
 void fuse_iomap_copy_end(struct inode *inode, loff_t pos, ssize_t copied);
 
 void fuse_iomap_offer(struct fuse_iomap_config_in *inarg);
-int fuse_iomap_configure(struct fuse_conn *fc,
+int fuse_iomap_configure(struct fuse_mount *fm,
 			 const struct fuse_iomap_config_in *inarg,
-			 const struct fuse_iomap_config_out *outarg, int error);
+			 const struct fuse_iomap_config_out *outarg,
+			 u32 size, int error);
 void fuse_iomap_forget_config(struct fuse_conn *fc);
 int fuse_iomap_upsert(struct inode *inode,
 		      const struct fuse_iomap_upsert_mappings_out *outarg);
@@ -127,6 +135,8 @@ void fuse_iomap_count_message(struct fuse_conn *fc, u32 number, int error);
 int fuse_iomap_device_open(struct fuse_conn *fc, struct fuse_backing_map *map);
 int fuse_iomap_device_close(struct fuse_conn *fc, int id);
 int fuse_iomap_flush_devices(struct fuse_conn *fc);
+unsigned int fuse_iomap_logical_block_size(struct fuse_conn *fc);
+void fuse_iomap_close_devices(struct fuse_conn *fc);
 
 /* fs/fuse/iomap/config.c */
 void fuse_iomap_send_config(struct fuse_mount *fm,
@@ -146,6 +156,16 @@ u64 fuse_iomap_counted(struct fuse_conn *fc, unsigned int counter);
 bool fuse_iomap_may_offer(const struct fuse_dev *fud);
 long fuse_iomap_dev_ioctl(struct file *file, unsigned int cmd,
 			  void __user *argp);
+
+/* fs/fuse/iomap/super.c */
+void fuse_iomap_super_start(struct fuse_conn *fc);
+void fuse_iomap_umount(struct super_block *sb);
+bool fuse_iomap_server_answers(struct super_block *sb);
+int fuse_iomap_freeze_fs(struct super_block *sb);
+int fuse_iomap_unfreeze_fs(struct super_block *sb);
+void fuse_iomap_conn_ended(struct fuse_conn *fc);
+void fuse_iomap_shutdown(struct super_block *sb);
+long fuse_iomap_ioctl_shutdown(struct super_block *sb, unsigned long arg);
 
 /* fs/fuse/iomap/notify.c */
 int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,

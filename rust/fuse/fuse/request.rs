@@ -230,9 +230,9 @@ macro_rules! conn_flags {
     ($($name:ident),*) => {
         impl<'a> IomapInode<'a> {
             $(
-                fn $name(self) -> &'a Atomic<i32> {
+                pub(super) fn $name(self) -> &'a Atomic<i32> {
                     // SAFETY: The connection is alive by the type invariant, and this field of it
-                    // is only accessed here.
+                    // is accessed atomically only.
                     unsafe {
                         Atomic::from_ptr(&raw mut (*conn(self.0)).iomap_state.$name.counter)
                     }
@@ -242,7 +242,7 @@ macro_rules! conn_flags {
     };
 }
 
-conn_flags!(no_end, no_ioend, no_fallocate, no_fsync);
+conn_flags!(no_end, no_ioend, no_fallocate, no_fsync, shutdown);
 
 /// A structure of the protocol: any bytes are one, and it has no padding.
 ///

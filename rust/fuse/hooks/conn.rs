@@ -35,28 +35,34 @@ unsafe extern "C" fn fuse_iomap_offer(request: *mut bindings::fuse_iomap_config_
     unsafe { request.write(offer) };
 }
 
-/// Sets up a connection as the answer to `FUSE_IOMAP_CONFIG` has it, or fails with the error that
+/// Sets up a mount as the answer to `FUSE_IOMAP_CONFIG` has it, or fails with the error that
 /// is the answer: but a server need not know the request.
 ///
 /// Context: may sleep.
 ///
 /// # Safety
 ///
-/// All are valid, and the connection has no inodes in iomap mode yet.
+/// All are valid, the mount has a superblock, and its connection no inodes but the root yet. What
+/// lies beyond the `length` bytes of the answer is zero.
 #[export]
 unsafe extern "C" fn fuse_iomap_configure(
-    conn: *mut bindings::fuse_conn,
+    mount: *mut bindings::fuse_mount,
     offered: *const bindings::fuse_iomap_config_in,
     answer: *const bindings::fuse_iomap_config_out,
+    length: u32,
     error: c_int,
 ) -> c_int {
     // SAFETY: Both are valid by the safety requirements.
     let (offered, answer) = unsafe { (&*offered, &*answer) };
 
     from_result(|| {
+        // SAFETY: By the safety requirements.
+        let block_sizes = unsafe { fuse::block_sizes(mount) };
         let config = match to_result(error) {
-            Ok(()) => config::parse(offered, answer),
-            Err(error) if error == ENOSYS => config::parse(offered, &Default::default()),
+            Ok(()) => config::parse(offered, answer, length as usize, &block_sizes),
+            Err(error) if error == ENOSYS => {
+                config::parse(offered, &Default::default(), 0, &block_sizes)
+            }
             Err(error) => return Err(error),
         };
         let config = config.map_err(|wrong| {
@@ -64,7 +70,7 @@ unsafe extern "C" fn fuse_iomap_configure(
             EINVAL
         })?;
         // SAFETY: By the safety requirements.
-        unsafe { fuse::configure(conn, &config) }?;
+        unsafe { fuse::configure(mount, &config) }?;
         Ok(0)
     })
 }
