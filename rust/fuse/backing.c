@@ -213,8 +213,8 @@ void fuse_iomap_close_devices(struct fuse_conn *fc)
 		fb = idr_get_next(&fc->backing_files_map, &id);
 		if (fb)
 			idr_remove(&fc->backing_files_map, id);
-		else
-			fc->iomap_state.nr_devices = 0;
+		if (fb && fb->type == FUSE_BACKING_TYPE_IOMAP)
+			fc->iomap_state.nr_devices--;
 		spin_unlock(&fc->lock);
 		fuse_backing_put(fb);
 	} while (fb);

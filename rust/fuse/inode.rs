@@ -54,10 +54,10 @@ pub(crate) fn wants_iomap(attr: &bindings::fuse_attr) -> bool {
     attr.mode & bindings::S_IFMT == bindings::S_IFREG && attr.flags & BOTH == BOTH
 }
 
-/// The block size that a server states for an inode, or that of the page cache if it does not.
-pub(crate) fn block_size(attr: &bindings::fuse_attr) -> u32 {
+/// The block size that a server states for an inode, or that of the filesystem if it does not.
+pub(crate) fn block_size(attr: &bindings::fuse_attr, filesystem: u32) -> u32 {
     match attr.blksize {
-        0 => kernel::page::PAGE_SIZE as u32,
+        0 => filesystem,
         bytes => bytes,
     }
 }

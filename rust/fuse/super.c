@@ -78,7 +78,9 @@ static void fuse_iomap_watch_stop(struct fuse_iomap_watch *watch)
 static int fuse_iomap_ask(struct super_block *sb, u32 opcode, const void *in,
 			  size_t size, bool force)
 {
+	struct fuse_mount *fm = get_fuse_mount_super(sb);
 	FUSE_ARGS(args);
+	int err;
 
 	args.opcode = opcode;
 	args.nodeid = get_node_id(d_inode(sb->s_root));
@@ -88,7 +90,9 @@ static int fuse_iomap_ask(struct super_block *sb, u32 opcode, const void *in,
 	args.force = force;
 	args.nocreds = force;
 
-	return fuse_simple_request(get_fuse_mount_super(sb), &args);
+	err = fuse_simple_request(fm, &args);
+	fuse_iomap_count_message(fm->fc, opcode, err);
+	return err;
 }
 
 /**

@@ -144,6 +144,9 @@ unsafe extern "C" fn fuse_iomap_file_read_iter(
         let inode = IomapInode::new(request.inode()).ok_or(EIO)?;
         let forced = forced && !request.is_direct();
 
+        if inode.is_bad() {
+            return Err(EIO);
+        }
         if forced {
             request.set_direct(true);
         }

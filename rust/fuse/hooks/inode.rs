@@ -39,7 +39,8 @@ unsafe extern "C" fn fuse_iomap_init_inode(
         return;
     }
 
-    let block_size = inode::block_size(attr);
+    // A new inode has that of its superblock.
+    let block_size = inode::block_size(attr, inode.block_size());
     // SAFETY: By the safety requirements nobody else uses the inode.
     if unsafe { inode.set_block_size(block_size) }.is_err() {
         pr_warn!(

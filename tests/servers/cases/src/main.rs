@@ -58,13 +58,14 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 19] = [
+const SUITES: [Suite; 20] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
     ("death", About::Reads, suites::death::run),
     ("negotiation", About::Reads, suites::negotiation::run),
     ("privilege", About::Reads, suites::privilege::run),
+    ("config", About::Reads, suites::config::run),
     ("readonly", About::Reads, suites::readonly::run),
     ("passthrough", About::Reads, suites::passthrough::run),
     ("hostile", About::Reads, suites::hostile::run),

@@ -45,6 +45,42 @@ pub mod fiemap {
     pub const SHARED: u32 = 0x2000;
 }
 
+/// The UUID of the filesystem that a file is on.
+pub fn fs_uuid(file: &File) -> io::Result<Vec<u8>> {
+    const FS_IOC_GETFSUUID: libc::Ioctl = 0x8011_1500u32 as libc::Ioctl;
+    // Its length, and room for it.
+    let mut uuid = [0u8; 17];
+    // SAFETY: `uuid` is as large as `struct fsuuid2`, which this writes to.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_GETFSUUID, uuid.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let length = usize::from(uuid[0]).min(16);
+    Ok(uuid[1..1 + length].to_vec())
+}
+
+/// The block size of the filesystem that a file is on.
+pub fn fs_block_size(file: &File) -> io::Result<i32> {
+    const FIGETBSZ: libc::Ioctl = 2;
+    let mut size: libc::c_int = 0;
+    // SAFETY: This writes an int.
+    match unsafe { libc::ioctl(file.as_raw_fd(), FIGETBSZ, &raw mut size) } {
+        0 => Ok(size),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The number of the filesystem that a file is on, as statfs(2) has it.
+pub fn fsid(file: &File) -> io::Result<u64> {
+    // SAFETY: Zeroes are a valid value of this structure of integers.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: The structure is there to be written to.
+    match unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut stat) } {
+        0 => Ok(stat.f_fsid),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// All extents in a range, asked for `batch` at a time.
 pub fn fiemap(file: &File, start: u64, length: u64, batch: u32) -> io::Result<Vec<FiemapExtent>> {
     let end = start.saturating_add(length);

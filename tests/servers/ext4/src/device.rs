@@ -157,8 +157,13 @@ impl Device {
     }
 
     /// The file the device was opened as, if it is one.
-    pub fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<File> {
         self.raw.0.file()
+    }
+
+    /// The device itself.
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.raw.0
     }
 
     /// The device's size in bytes.

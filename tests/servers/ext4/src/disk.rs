@@ -9,6 +9,7 @@ use std::{
     io::{self, Seek, SeekFrom},
     os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     path::Path,
+    sync::{PoisonError, RwLock},
 };
 
 use rustix::fs::OFlags;
@@ -24,8 +25,15 @@ pub trait Disk: Send + Sync {
     /// Returns once all that was written before is on stable storage, by whomever.
     fn flush(&self) -> io::Result<()>;
     /// What the kernel can be told to use, if it is a device that it knows.
-    fn file(&self) -> Option<&File> {
+    fn file(&self) -> Option<File> {
         None
+    }
+    /// Lets go of the device, so that others can have it. Whatever comes after that fails.
+    fn close(&self) {}
+    /// Gives up using the device alone; `path` leads to it.
+    fn share(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
     }
 }
 
@@ -50,7 +58,8 @@ fn with_aligned<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 
 /// A block device, or an image in a file.
 pub struct FileDisk {
-    file: File,
+    /// `None` once it is closed.
+    file: RwLock<Option<File>>,
     size: u64,
     direct: bool,
 }
@@ -61,7 +70,7 @@ impl FileDisk {
         // The length of a block device is zero in its metadata; seeking finds the true one.
         let size = (&file).seek(SeekFrom::End(0))?;
         Ok(Self {
-            file,
+            file: RwLock::new(Some(file)),
             size,
             direct: false,
         })
@@ -109,6 +118,20 @@ impl FileDisk {
     }
 }
 
+impl FileDisk {
+    fn with<R>(&self, f: impl FnOnce(&File) -> io::Result<R>) -> io::Result<R> {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        match &*file {
+            Some(file) => f(file),
+            None => Err(io::Error::other("the device is closed")),
+        }
+    }
+
+    fn replace(&self, file: Option<File>) {
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = file;
+    }
+}
+
 impl Disk for FileDisk {
     fn size(&self) -> u64 {
         self.size
@@ -116,7 +139,7 @@ impl Disk for FileDisk {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         if !self.direct {
-            return self.file.read_exact_at(buf, offset);
+            return self.with(|file| file.read_exact_at(buf, offset));
         }
         let align = ALIGN as u64;
         let start = offset / align * align;
@@ -124,7 +147,7 @@ impl Disk for FileDisk {
             .next_multiple_of(align)
             .min(self.size);
         with_aligned((end - start) as usize, |aligned| {
-            self.file.read_exact_at(aligned, start)?;
+            self.with(|file| file.read_exact_at(aligned, start))?;
             let from = (offset - start) as usize;
             buf.copy_from_slice(&aligned[from..from + buf.len()]);
             Ok(())
@@ -133,19 +156,38 @@ impl Disk for FileDisk {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if !self.direct {
-            return self.file.write_all_at(data, offset);
+            return self.with(|file| file.write_all_at(data, offset));
         }
         with_aligned(data.len(), |aligned| {
             aligned.copy_from_slice(data);
-            self.file.write_all_at(aligned, offset)
+            self.with(|file| file.write_all_at(aligned, offset))
         })
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.with(File::sync_data)
     }
 
-    fn file(&self) -> Option<&File> {
-        Some(&self.file)
+    fn file(&self) -> Option<File> {
+        self.with(File::try_clone).ok()
+    }
+
+    fn close(&self) {
+        self.replace(None);
+    }
+
+    fn share(&self, path: &Path) -> io::Result<()> {
+        let direct = if self.direct {
+            OFlags::DIRECT
+        } else {
+            OFlags::empty()
+        };
+        let shared = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(direct.bits() as i32)
+            .open(path)?;
+        self.replace(Some(shared));
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ pub mod errno {
     #![allow(missing_docs)]
     pub const ENOENT: i32 = 2;
     pub const EIO: i32 = 5;
+    pub const EBUSY: i32 = 16;
     pub const ENXIO: i32 = 6;
     pub const E2BIG: i32 = 7;
     pub const EACCES: i32 = 13;

@@ -14,6 +14,7 @@ mod edit;
 pub mod error;
 mod extents;
 pub mod features;
+mod freeze;
 mod groups;
 mod htree;
 pub mod inode;

@@ -107,7 +107,13 @@ fn mount_options(options: &Options) -> MountOptions {
 /// Mounts, unless that is done already, and serves until unmounted.
 fn serve(options: Options) -> io::Result<()> {
     let volume = Arc::new(open(&options).map_err(|err| on_path(&options.device, err))?);
-    let mount = mount_options(&options).read_only(!volume.is_writable());
+    let mut mount = mount_options(&options).read_only(!volume.is_writable());
+    if options.block_device {
+        mount.block_device = Some(options.block_size.unwrap_or(volume.block_size()));
+        // It becomes the kernel's, and nobody else gets it either.
+        volume.share_device(&options.device)?;
+    }
+    let name = options.device.file_name().unwrap_or_default();
     let mut session = SessionOptions {
         counters_file: options.stats,
         uring: options.uring,
@@ -124,6 +130,7 @@ fn serve(options: Options) -> io::Result<()> {
     };
     let server = Server::new(
         volume.clone(),
+        name.to_string_lossy().into_owned(),
         options.iomap,
         options.writeback_cache,
         options.caching,

@@ -98,7 +98,10 @@ impl Volume {
             committed: AtomicU32::new(sequence.wrapping_sub(1)),
             flushes: AtomicU64::new(0),
             aborted: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
+            forgotten: Mutex::default(),
             orphans: Mutex::new(orphans),
             refs: Mutex::default(),
             signal: (Mutex::default(), Condvar::new()),
@@ -154,6 +157,11 @@ impl Volume {
         Ok(())
     }
 
+    /// Says on disk whether the journal has to be replayed.
+    pub(crate) fn put_recover(&self, on: bool) -> Result<()> {
+        self.put_super(|sb| set_recover(sb, on))
+    }
+
     /// Changes the superblock on disk, past the journal: it must be empty.
     fn put_super(&self, change: impl FnOnce(&mut [u8])) -> Result<()> {
         let block = self.write_super(change)?;
@@ -171,6 +179,7 @@ impl Volume {
         if rw.is_aborted() {
             return Err(Error::Errno(errno::EIO));
         }
+        self.unfreeze()?;
         // Nobody uses anything any more.
         Rw::lock(&rw.refs).clear();
         self.trim_all()?;

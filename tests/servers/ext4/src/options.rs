@@ -35,7 +35,8 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
                      (default: rw if device and features allow it, else ro; nosuid, nodev,
                      allow_other, default_permissions); exec, atime, relatime, lazytime, sync and so
                      on, as for mount(8); iomap=auto, require or off; cache=HOW; log=FILE for what is
-                     said after the mount is up (default: the kernel's log)
+                     said after the mount is up (default: the kernel's log); blkdev mounts as
+                     fuseblk, so that the kernel holds the device, with blksize=N as its block size
   --sandbox          serve as user nobody in namespaces of its own, with no capability: what needs
                      some is done before, and the device is handed over. Without -o ro or rw, how
                      the device can be opened decides. Unmount it with umount(8)
@@ -86,6 +87,10 @@ pub struct Options {
     pub suid: bool,
     /// Honour device nodes.
     pub dev: bool,
+    /// Mount as fuseblk.
+    pub block_device: bool,
+    /// Its block size, if not that of the volume.
+    pub block_size: Option<u32>,
     /// Serve without privilege.
     pub sandbox: bool,
     /// Serve what somebody else mounts; the paths are only names then.
@@ -126,6 +131,8 @@ impl Options {
             default_permissions: true,
             suid: false,
             dev: false,
+            block_device: false,
+            block_size: None,
             sandbox: false,
             handed: None,
             flags: MountFlags::empty(),

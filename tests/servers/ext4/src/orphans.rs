@@ -158,7 +158,12 @@ impl Volume {
             }
             refs.remove(&ino);
         }
-        self.release_inode(ino)
+        match self.release_inode(ino) {
+            Err(_) if self.release_later(rw, ino) => Ok(()),
+            // It was frozen, and is not any more.
+            Err(Error::Errno(errno::EBUSY)) => self.release_inode(ino),
+            result => result,
+        }
     }
 
     /// What remains to be done for an inode that nobody uses any more.

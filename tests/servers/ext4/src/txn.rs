@@ -104,8 +104,14 @@ pub(crate) struct Rw {
     pub flushes: AtomicU64,
     /// Set once the journal could not be written: nothing is changed any more.
     pub aborted: AtomicBool,
+    /// Set with `aborted` if that was the kernel's wish.
+    pub shut: AtomicBool,
     /// Set once the volume was unmounted.
     pub closed: AtomicBool,
+    /// Nothing may change. Set with `state` locked for writing.
+    pub frozen: AtomicBool,
+    /// Inodes that the kernel forgot meanwhile.
+    pub forgotten: Mutex<Vec<u32>>,
     /// Inodes on the orphan list, with their neighbours.
     pub orphans: Mutex<HashMap<u32, Link>>,
     /// How often the kernel was told of an inode and has not forgotten it.
@@ -225,9 +231,13 @@ impl Volume {
     fn begin<'a>(&'a self, rw: &'a Rw) -> Result<Txn<'a>> {
         let state = loop {
             if rw.is_aborted() {
-                return refuse(errno::EROFS);
+                let shut = rw.shut.load(Ordering::Acquire);
+                return refuse(if shut { errno::EIO } else { errno::EROFS });
             }
             let state = rw.write();
+            if rw.frozen.load(Ordering::Acquire) {
+                return refuse(errno::EBUSY);
+            }
             let len = state.running.len();
             if len < rw.limit {
                 if len > rw.limit / 2 {

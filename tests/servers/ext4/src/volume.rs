@@ -124,8 +124,25 @@ impl Volume {
     }
 
     /// The block device, as it was opened, if it is one.
-    pub fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<File> {
         self.device.file()
+    }
+
+    /// The volume's label.
+    pub fn label(&self) -> &[u8] {
+        let label = &self.sb.raw[0x78..0x88];
+        label.split(|byte| *byte == 0).next().unwrap_or(&[])
+    }
+
+    /// The first and the last second that the times of inodes can have, and their granularity in
+    /// nanoseconds: larger inodes have room for more.
+    pub fn times(&self) -> (i64, i64, u32) {
+        let first = i64::from(i32::MIN);
+        if self.sb.inode_size > 128 {
+            (first, first + (1 << 34) - 1, 1)
+        } else {
+            (first, i64::from(i32::MAX), 1_000_000_000)
+        }
     }
 
     /// The blocks that were read as metadata and are still in memory, in no order.

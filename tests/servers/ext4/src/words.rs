@@ -100,12 +100,17 @@ impl Options {
             Some(("cache", how)) => {
                 self.caching.set("--cache", how)?;
             }
+            Some(("blksize", bytes)) => {
+                let bytes = bytes.parse();
+                self.block_size = Some(bytes.map_err(|_| "blksize= takes a number".to_owned())?);
+            }
             Some(("log", file)) => self.log = Some(file.into()),
             Some(("subtype", name)) => name.clone_into(&mut self.subtype),
             _ if NOTHING_TO_DO.contains(&word) => {}
             _ if NOTHING_TO_DO_WITH.iter().any(begins_with) => {}
             _ if FOR_THE_KERNEL.iter().any(begins_with) => self.data.push(word.to_owned()),
             _ => match word {
+                "blkdev" => self.block_device = true,
                 "ro" => self.write = Some(false),
                 "rw" => self.write = Some(true),
                 "suid" => self.suid = true,

@@ -48,6 +48,27 @@ impl ConfigReply {
         self
     }
 
+    /// What the kernel calls the filesystem in its log; cut after 31 bytes, which have to be printable.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.0.flags |= iomap_config::SID;
+        for (to, from) in self.0.s_id[..31].iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        self
+    }
+
+    /// The first and the last second since 1970 that times can have, and their granularity in
+    /// nanoseconds.
+    #[must_use]
+    pub const fn times(mut self, first: i64, last: i64, granularity: u32) -> Self {
+        self.0.flags |= iomap_config::TIME;
+        self.0.s_time_min = first;
+        self.0.s_time_max = last;
+        self.0.s_time_gran = granularity;
+        self
+    }
+
     /// The block size of the filesystem.
     #[must_use]
     pub const fn block_size(mut self, bytes: u32) -> Self {
@@ -99,5 +120,12 @@ mod tests {
         assert_eq!((out.s_uuid, out.s_uuid_len), ([7; 16], 16));
         assert_eq!((out.s_max_links, out.s_maxbytes), (9, 1 << 40));
         assert_eq!(out.s_blocksize, 1024);
+        let out = ConfigReply::new().name("vda").times(-1, 7, 1000).to_wire();
+        assert_eq!(out.flags, iomap_config::SID | iomap_config::TIME);
+        assert_eq!(&out.s_id[..4], b"vda\0");
+        assert_eq!(
+            (out.s_time_min, out.s_time_max, out.s_time_gran),
+            (-1, 7, 1000)
+        );
     }
 }

@@ -20,6 +20,8 @@ pub struct MountOptions {
     pub subtype: Option<String>,
     /// Mount as `fuseblk` on the block device `source`, with this block size.
     pub block_device: Option<u32>,
+    /// Node id of the root, if not [`ROOT_ID`](crate::wire::ROOT_ID).
+    pub root_nodeid: Option<u64>,
     /// Mount read-only.
     pub read_only: bool,
     /// Let other users in.
@@ -45,6 +47,7 @@ impl MountOptions {
             source: source.into(),
             subtype: None,
             block_device: None,
+            root_nodeid: None,
             read_only: false,
             allow_other: true,
             default_permissions: true,
@@ -100,6 +103,9 @@ impl MountOptions {
         }
         if let Some(size) = self.block_device {
             let _ = write!(data, ",blksize={size}");
+        }
+        if let Some(id) = self.root_nodeid {
+            let _ = write!(data, ",root_nodeid={id}");
         }
         for word in &self.data {
             let _ = write!(data, ",{word}");

@@ -20,6 +20,8 @@ pub enum Command {
     },
     /// What the kernel did against the protocol.
     Violations,
+    /// How many unlinked files are open, if it is frozen.
+    Frozen,
     /// Replaces the rules.
     Rules {
         /// By these.
@@ -138,6 +140,8 @@ pub enum Answer {
     Activity(Activity),
     /// To [`Command::Violations`].
     Violations(Vec<String>),
+    /// To [`Command::Frozen`].
+    Frozen(Option<u64>),
     /// To [`Command::Fired`].
     Fired(Vec<u64>),
     /// To [`Command::Garbled`].

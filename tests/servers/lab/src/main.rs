@@ -148,6 +148,7 @@ fn execute(lab: &Lab, misbehave: &Misbehave, command: Command) -> Result<Answer,
             )
         }
         Command::Activity { path } => Answer::Activity(lab.activity(resolve(&path)?)?),
+        Command::Frozen => Answer::Frozen(lab.frozen()),
         Command::Violations => Answer::Violations(lab.violations()),
         Command::Rules { rules } => {
             misbehave.set_rules(rules, resolve)?;
@@ -259,7 +260,8 @@ fn run() -> Result<(), String> {
         uring: scenario.options.uring || std::env::var_os("FI_URING").is_some(),
         ..SessionOptions::default()
     };
-    let mount = MountOptions::new("lab").subtype("lab");
+    let mut mount = MountOptions::new("lab").subtype("lab");
+    mount.root_nodeid = scenario.options.root_nodeid;
     let fs = LabFs(lab.clone());
     let session = match marked {
         None => Session::mount(fs, &args.mountpoint, &mount, options),

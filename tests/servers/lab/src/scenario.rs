@@ -94,10 +94,14 @@ pub struct Options {
     pub readdirplus: bool,
     /// Seconds for which names and attributes are valid.
     pub valid_secs: u64,
+    /// IOMAP_CONFIG says all that it can, see `Lab::identity`.
+    pub identity: bool,
+    /// Node id of the root, if not 1. Others are counted from 1 then.
+    pub root_nodeid: Option<u64>,
     /// What IOMAP_CONFIG answers as `s_maxbytes`.
     pub maxbytes: Option<i64>,
-    /// What is used of the kernel's cache of mappings. Without this and `maxbytes`, CONFIG answers
-    /// ENOSYS.
+    /// What is used of the kernel's cache of mappings. Without this, `identity` and `maxbytes`, CONFIG
+    /// answers ENOSYS.
     pub cache: Option<CacheSpec>,
     /// Accept O_TRUNC in OPEN.
     pub atomic_o_trunc: bool,
@@ -128,6 +132,8 @@ impl Default for Options {
             threads: 4,
             readdirplus: true,
             valid_secs: 3600,
+            identity: false,
+            root_nodeid: None,
             maxbytes: None,
             cache: None,
             atomic_o_trunc: false,

@@ -3,6 +3,7 @@
 
 mod bench;
 pub mod cache;
+pub mod config;
 pub mod counters;
 pub mod death;
 pub mod direct;

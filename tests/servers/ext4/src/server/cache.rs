@@ -23,8 +23,11 @@ const ALWAYS_ASKED: u32 = iomap_op::SWAPFILE | iomap_op::ATOMIC;
 
 impl Server {
     pub(super) fn config(&self, request: &IomapConfigIn) -> ConfigReply {
+        let (first, last, granularity) = self.volume.times();
         ConfigReply::new()
             .caching(request, &self.caching)
+            .name(&self.name)
+            .times(first, last, granularity)
             .uuid(self.volume.uuid())
             .block_size(self.volume.block_size())
             .max_links(u32::from(LINK_MAX))

@@ -47,6 +47,8 @@ impl Server {
         if let Err(err) = self.volume.unmount() {
             self.fail(err);
         }
+        // Whoever unmounts may use it next.
+        self.volume.close_device();
     }
 
     /// A new inode of the caller.

@@ -62,7 +62,7 @@ impl Filesystem for Server {
                 .file()
                 .ok_or_else(|| io::Error::other("the volume is not on a device"))?;
             let id = connection
-                .backing_open(file, BackingType::Iomap)
+                .backing_open(&file, BackingType::Iomap)
                 .map_err(|err| {
                     io::Error::new(
                         err.kind(),
@@ -324,6 +324,9 @@ impl Filesystem for Server {
         const GETFLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
         const GETVERSION: [u32; 4] = [0x8008_7601, 0x8004_7601, 0x8008_6603, 0x8004_6603];
         const FSGETXATTR: u32 = 0x801c_581f;
+        const GETFSLABEL: u32 = 0x8100_9431;
+        /// What a label is handed out in.
+        const LABEL_SIZE: usize = 256;
         let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let visible = inode.flags() & flags::USER_VISIBLE;
@@ -333,6 +336,10 @@ impl Filesystem for Server {
             inode.generation().to_ne_bytes().to_vec()
         } else if args.cmd == FSGETXATTR {
             inode::fsxattr(visible).to_vec()
+        } else if args.cmd == GETFSLABEL {
+            let mut label = self.volume.label().to_vec();
+            label.resize(LABEL_SIZE, 0);
+            label
         } else {
             return Err(Errno::NOTTY);
         };
@@ -501,5 +508,18 @@ impl Filesystem for Server {
             return Ok(());
         }
         self.volume.sync_all().map_err(|err| self.fail(err))
+    }
+
+    fn freeze(&self, _: &Request, _: u64) -> Result<()> {
+        self.volume.freeze().map_err(|err| self.fail(err))
+    }
+
+    fn unfreeze(&self, _: &Request) -> Result<()> {
+        self.volume.unfreeze().map_err(|err| self.fail(err))
+    }
+
+    fn shutdown(&self, _: &Request, _: u64) -> Result<()> {
+        self.volume.shut_down();
+        Ok(())
     }
 }

@@ -97,6 +97,8 @@ struct Running {
 /// A volume as a FUSE filesystem.
 pub struct Server {
     volume: Arc<Volume>,
+    /// What the kernel calls it in its log.
+    name: String,
     mode: IomapMode,
     writeback_cache: bool,
     caching: Caching,
@@ -153,10 +155,11 @@ fn seek(
 }
 
 impl Server {
-    /// Serves `volume`; calls `on_ready` once the kernel can ask. With `writeback_cache` the kernel
+    /// Serves `volume`, which the kernel calls `name`; calls `on_ready` once the kernel can ask. With `writeback_cache` the kernel
     /// collects what is written to files that it does not write itself.
     pub fn new(
         volume: Arc<Volume>,
+        name: String,
         mode: IomapMode,
         writeback_cache: bool,
         caching: Caching,
@@ -164,6 +167,7 @@ impl Server {
     ) -> Self {
         Self {
             volume,
+            name,
             mode,
             writeback_cache,
             caching,

@@ -26,6 +26,7 @@ impl Field {
         let start = HEADER + self.at;
         if let Some(bytes) = reply.get_mut(start..start + self.len) {
             match self.len {
+                1 => bytes.copy_from_slice(&[value as u8]),
                 2 => bytes.copy_from_slice(&(value as u16).to_ne_bytes()),
                 4 => bytes.copy_from_slice(&(value as u32).to_ne_bytes()),
                 _ => bytes.copy_from_slice(&value.to_ne_bytes()),
@@ -62,15 +63,22 @@ pub(super) fn field(name: &str) -> Result<Field, String> {
             let at = offset_of!(IomapIoendOut, newsize);
             return Ok(Field { at, len: 8 });
         }
-        "config.flags" => {
-            let at = offset_of!(IomapConfigOut, flags);
-            return Ok(Field { at, len: 8 });
-        }
-        "config.cache_maxbytes" => {
-            let at = offset_of!(IomapConfigOut, cache_maxbytes);
-            return Ok(Field { at, len: 4 });
-        }
         _ => {}
+    }
+    if let Some(name) = name.strip_prefix("config.") {
+        let (at, len) = match name {
+            "flags" => (offset_of!(IomapConfigOut, flags), 8),
+            "s_uuid_len" => (offset_of!(IomapConfigOut, s_uuid_len), 1),
+            "s_blocksize" => (offset_of!(IomapConfigOut, s_blocksize), 4),
+            "s_max_links" => (offset_of!(IomapConfigOut, s_max_links), 4),
+            "s_time_gran" => (offset_of!(IomapConfigOut, s_time_gran), 4),
+            "s_time_min" => (offset_of!(IomapConfigOut, s_time_min), 8),
+            "s_time_max" => (offset_of!(IomapConfigOut, s_time_max), 8),
+            "s_maxbytes" => (offset_of!(IomapConfigOut, s_maxbytes), 8),
+            "cache_maxbytes" => (offset_of!(IomapConfigOut, cache_maxbytes), 4),
+            _ => return Err(unknown()),
+        };
+        return Ok(Field { at, len });
     }
     let (side, field) = name.split_once('.').ok_or_else(unknown)?;
     let base = match side {

@@ -75,7 +75,7 @@ pub enum Action {
     /// Change fields of a reply to BEGIN or IOEND.
     Fields {
         /// Pairs of `read.` or `write.` and `offset`, `length`, `addr`, `type`, `flags` or `dev`,
-        /// or of `ioend.newsize`, `config.flags` or `config.cache_maxbytes`, and the value.
+        /// or of `ioend.newsize`, or of `config.` and a number's name, and the value.
         set: Vec<(String, u64)>,
     },
     /// Put these mappings behind a reply to BEGIN, instead of what follows it.

@@ -24,10 +24,13 @@ const RESTLESS: u64 = 1500;
 impl Lab {
     pub(super) fn config(&self, request: &IomapConfigIn) -> Result<ConfigReply> {
         let options = &self.options;
-        if options.maxbytes.is_none() && options.cache.is_none() {
+        if options.maxbytes.is_none() && options.cache.is_none() && !options.identity {
             return Err(Errno::NOSYS);
         }
         let mut reply = ConfigReply::new();
+        if options.identity {
+            reply = Self::identity();
+        }
         if let Some(maxbytes) = options.maxbytes {
             reply = reply.maxbytes(maxbytes);
         }
@@ -39,6 +42,18 @@ impl Lab {
             }
         }
         Ok(reply)
+    }
+
+    /// An answer to CONFIG with every field, and a value in each that is not the kernel's.
+    fn identity() -> ConfigReply {
+        ConfigReply::new()
+            .name("lab0")
+            .uuid(std::array::from_fn(|i| i as u8 + 1))
+            .block_size(1024)
+            .max_links(3)
+            .times(1000, 4_000_000_000, 1_000_000)
+            .maxbytes(1 << 30)
+            .cache_maxbytes(1 << 20)
     }
 
     fn cache_mode(&self) -> Option<CacheMode> {

@@ -473,6 +473,24 @@ impl Filesystem for LabFs {
         self.0.config(args)
     }
 
+    fn freeze(&self, _: &Request, unlinked: u64) -> Result<()> {
+        self.0.refused(opcode::FREEZE_FS)?;
+        *lock(&self.0.frozen) = Some(unlinked);
+        self.0.flush_devices()
+    }
+
+    fn unfreeze(&self, _: &Request) -> Result<()> {
+        self.0.refused(opcode::UNFREEZE_FS)?;
+        if lock(&self.0.frozen).take().is_none() {
+            self.0.violation("UNFREEZE, but it is not frozen".into());
+        }
+        Ok(())
+    }
+
+    fn shutdown(&self, _: &Request, _: u64) -> Result<()> {
+        self.0.refused(opcode::SHUTDOWN_FS)
+    }
+
     fn iomap_begin(&self, _: &Request, nodeid: u64, args: &IomapBeginIn) -> Result<BeginReply> {
         self.0.check_begin(nodeid, args);
         self.0.refused(opcode::IOMAP_BEGIN)?;

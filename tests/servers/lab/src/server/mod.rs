@@ -53,6 +53,8 @@ pub struct Lab {
     on_ready: OnceLock<OnReady>,
     random: Mutex<Random>,
     retried: Retried,
+    /// What FREEZE_FS has said, until UNFREEZE_FS.
+    frozen: Mutex<Option<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -70,9 +72,10 @@ impl Lab {
             guards: options.guards,
             poison_again: options.poison_again,
         };
+        let root_id = options.root_nodeid.unwrap_or(wire::ROOT_ID);
         let mut root = Node::new(
-            wire::ROOT_ID,
-            wire::ROOT_ID,
+            root_id,
+            root_id,
             Kind::Dir(Mutex::default()),
             0,
             4096,
@@ -91,8 +94,9 @@ impl Lab {
             }
         }
         let lab = Self {
-            nodes: RwLock::new(HashMap::from([(wire::ROOT_ID, Arc::new(root))])),
-            next: AtomicU64::new(wire::ROOT_ID + 1),
+            nodes: RwLock::new(HashMap::from([(root_id, Arc::new(root))])),
+            // Another root is far away from these.
+            next: AtomicU64::new(if root_id == wire::ROOT_ID { 2 } else { 1 }),
             names: Mutex::default(),
             store: Mutex::new(store),
             devices,
@@ -105,6 +109,7 @@ impl Lab {
             on_ready: OnceLock::new(),
             random: Mutex::new(Random::new(scenario.seed)),
             retried: Retried::default(),
+            frozen: Mutex::default(),
         };
         for spec in &scenario.inodes {
             lab.add(scenario, spec)
@@ -201,7 +206,7 @@ impl Lab {
     /// The node id of a path.
     pub fn resolve(&self, path: &str) -> std::result::Result<u64, String> {
         let missing = || format!("there is no {path}");
-        let mut id = wire::ROOT_ID;
+        let mut id = self.options.root_nodeid.unwrap_or(wire::ROOT_ID);
         for name in path.split('/').filter(|n| !n.is_empty()) {
             let node = self.node(id).map_err(|_| missing())?;
             let Kind::Dir(dir) = &node.kind else {
@@ -271,6 +276,11 @@ impl Lab {
             Some(errno) if *errno != 0 => Err(Errno::from_raw_os_error(*errno)),
             _ => Ok(()),
         }
+    }
+
+    /// How many unlinked files were open when the kernel froze the filesystem, if it is frozen.
+    pub fn frozen(&self) -> Option<u64> {
+        *lock(&self.frozen)
     }
 
     /// What the kernel did against the protocol.
