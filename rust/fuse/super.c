@@ -15,7 +15,7 @@
 static unsigned int umount_timeout = 60;
 module_param(umount_timeout, uint, 0644);
 MODULE_PARM_DESC(umount_timeout,
- "Seconds after which unmounting gives up an iomap server that answers nothing, 0 for never");
+		 "Seconds after which unmounting gives up an iomap server that answers nothing, 0 for never");
 
 /* The same for umount -f, which is for servers that hang */
 #define FUSE_IOMAP_FORCE_TIMEOUT	5
@@ -234,7 +234,6 @@ static void fuse_iomap_thaw_work(struct work_struct *work)
  */
 void fuse_iomap_conn_ended(struct fuse_conn *fc)
 {
-	smp_mb();
 	if (!atomic_xchg(&fc->iomap_state.frozen, 0))
 		return;
 
