@@ -156,7 +156,8 @@ pub trait Filesystem: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The mount is going away. With iomap, umount(2) waits for this.
+    /// The mount is going away. With iomap, umount(2) waits for this: finish what is to be done on the
+    /// devices and close them, so that they are free when it returns.
     fn destroy(&self) {}
 
     /// Looks a name up. The kernel then holds one more lookup on the node.
@@ -461,16 +462,23 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Freezes the filesystem; `unlinked` files without a name are still open.
+    ///
+    /// All data has been written, and told of. Put the metadata in place and flush the devices: a copy
+    /// of them has to be sound without recovery. Until [`Filesystem::unfreeze`] nothing may be written;
+    /// what [`Filesystem::forget`] would change has to wait. With `ENOSYS`, the default, the filesystem
+    /// cannot be frozen.
     fn freeze(&self, req: &Request, unlinked: u64) -> Result<()> {
         Err(Errno::NOSYS)
     }
 
-    /// Thaws the filesystem.
+    /// Thaws the filesystem. `ENOSYS`, the default, is as good as success; with another error it stays
+    /// frozen.
     fn unfreeze(&self, req: &Request) -> Result<()> {
         Err(Errno::NOSYS)
     }
 
-    /// Shuts the filesystem down: from now on nothing may be changed.
+    /// Shuts the filesystem down: from now on nothing may be written, as if the machine had crashed. It
+    /// is still unmounted. `ENOSYS`, the default, for one that cannot.
     fn shutdown(&self, req: &Request, flags: u64) -> Result<()> {
         Err(Errno::NOSYS)
     }

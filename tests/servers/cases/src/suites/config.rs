@@ -25,6 +25,8 @@ const SID: usize = 8;
 
 fn scenario() -> Scenario {
     let mut s = empty_scenario(51);
+    // Others may have larger blocks than are said here.
+    s.devices.truncate(1);
     let addr = Layout::new().take(0, 2 * SIZE, 4096);
     s.file(
         "file",
@@ -57,8 +59,7 @@ fn fields(set: &[(&str, u64)]) -> Action {
 }
 
 /// The mount fails, and the log says this, once.
-fn refused(machine: &Machine, action: Action, why: &str) -> Outcome {
-    let mut scenario = scenario();
+fn refused(machine: &Machine, mut scenario: Scenario, action: Action, why: &str) -> Outcome {
     scenario.rules = vec![rule(action)];
     let mut log = Kmsg::open()?;
     let lab = Lab::start(&machine.lab, &scenario, &machine.mountpoint)?;
@@ -75,6 +76,13 @@ fn refused(machine: &Machine, action: Action, why: &str) -> Outcome {
     let end = format!("rejected: {why}");
     ensure!(lines[0].ends_with(&end), "the log says {:?}", lines[0]);
     Ok(())
+}
+
+fn logical_block_size(disk: &str) -> Option<u32> {
+    let path = std::env::var(disk).ok()?;
+    let name = path.rsplit('/').next()?;
+    let text = std::fs::read_to_string(format!("/sys/class/block/{name}/queue/logical_block_size"));
+    text.ok()?.trim().parse().ok()
 }
 
 /// The mount works with this change.
@@ -311,7 +319,14 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         ),
     ] {
         tap.case(&format!("CONFIG: {what} is refused"), || {
-            refused(machine, action, why)
+            refused(machine, scenario(), action, why)
+        });
+    }
+    if logical_block_size("FI_DISK_C") == Some(4096) {
+        tap.case("CONFIG: blocks smaller than those of a device are refused", || {
+            let mut scenario = scenario();
+            scenario.devices = empty_scenario(51).devices;
+            refused(machine, scenario, fields(&[]), small)
         });
     }
     for (what, action) in [
