@@ -176,8 +176,7 @@ fn name(answer: &fuse_iomap_config_out) -> Result<[u8; 32], &'static CStr> {
     let mut name = [0; 32];
 
     for (to, from) in name.iter_mut().zip(&answer.s_id) {
-        // CAST: The signedness of a C character differs between architectures.
-        match *from as u8 {
+        match *from {
             0 => break,
             // It goes to the log, and must not look like something else there.
             c if c.is_ascii_graphic() => *to = c,
@@ -202,8 +201,7 @@ fn uuid(answer: &fuse_iomap_config_out) -> Result<([u8; 16], u8), &'static CStr>
         return Err(c"s_uuid_len: not from 1 to 16");
     }
     for (to, from) in uuid.iter_mut().zip(&answer.s_uuid).take(length) {
-        // CAST: As above.
-        *to = *from as u8;
+        *to = *from;
     }
     Ok((uuid, answer.s_uuid_len))
 }

@@ -88,10 +88,7 @@ unsafe fn set_up_super(sb: *mut bindings::super_block, config: &Config) -> Resul
             }
         }
         if let Some(name) = config.name {
-            for (to, from) in (*sb).s_id.iter_mut().zip(name) {
-                // CAST: The signedness of a C character differs between architectures.
-                *to = from as _;
-            }
+            (*sb).s_id = name;
         }
         if let Some((uuid, length)) = config.uuid {
             (*sb).s_uuid.b = uuid;

@@ -43,7 +43,7 @@ fn full() -> fuse_iomap_config_out {
         ..Default::default()
     };
     for (to, from) in answer.s_id.iter_mut().zip(b"vda1") {
-        *to = *from as _;
+        *to = *from;
     }
     for (to, from) in answer.s_uuid.iter_mut().zip(1..) {
         *to = from;
@@ -174,21 +174,21 @@ mod answers {
         refused(|a| a.s_id = [0; 32], c"s_id: empty");
         for c in [b' ', b'\n', 0x1b, 0x7f, 0x80, 0xff] {
             refused(
-                |a| a.s_id[2] = c as _,
+                |a| a.s_id[2] = c,
                 c"s_id: not a word of printable characters",
             );
         }
 
         // One without a NUL is cut, and what follows a NUL does not matter.
         let mut answer = full();
-        answer.s_id = [b'x' as _; 32];
+        answer.s_id = [b'x'; 32];
         let name = parse(&answer).map(|config| config.name);
         assert_eq!(
             name.map(|name| name.map(|n| (n[30], n[31]))),
             Ok(Some((b'x', 0)))
         );
         answer.s_id[1] = 0;
-        answer.s_id[2] = b'\n' as _;
+        answer.s_id[2] = b'\n';
         assert!(parse(&answer).is_ok());
     }
 
