@@ -323,11 +323,14 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         });
     }
     if logical_block_size("FI_DISK_C") == Some(4096) {
-        tap.case("CONFIG: blocks smaller than those of a device are refused", || {
-            let mut scenario = scenario();
-            scenario.devices = empty_scenario(51).devices;
-            refused(machine, scenario, fields(&[]), small)
-        });
+        tap.case(
+            "CONFIG: blocks smaller than those of a device are refused",
+            || {
+                let mut scenario = scenario();
+                scenario.devices = empty_scenario(51).devices;
+                refused(machine, scenario, fields(&[]), small)
+            },
+        );
     }
     for (what, action) in [
         ("a short UUID", fields(&[("config.s_uuid_len", 1)])),
