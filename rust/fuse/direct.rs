@@ -29,6 +29,7 @@ pub(crate) fn read(inode: IomapInode<'_>, request: ReadRequest<'_>, forced: bool
 
     let lock = request.lock_shared()?;
     let count = request.count();
+    request.accessed();
     let Submitted::Done(mut request, result) = iomap::file_direct_read::<FuseIomap>(&lock, request)
     else {
         return Err(EIOCBQUEUED);

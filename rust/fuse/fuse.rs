@@ -14,7 +14,7 @@ pub(crate) use self::{
     config::{block_sizes, configure, forget_config, pool},
     device::Device,
     report::count,
-    request::Patience, //
+    request::{send_setattr, Patience}, //
 };
 
 use crate::{
@@ -176,6 +176,30 @@ pub(crate) fn set_attr_ino(inode: &Inode, ino: u64) {
 pub(crate) fn set_state_bit(inode: &Inode, bit: c_uint) {
     // SAFETY: The inode is alive, and the bits are changed with atomic operations only.
     unsafe { bindings::set_bit(bit as c_ulong, &raw mut (*fuse_inode(inode)).state) };
+}
+
+/// Whether only this mount changes an inode of FUSE's (`FUSE_I_EXCLUSIVE`).
+///
+/// Any context.
+pub(crate) fn is_exclusive(inode: &Inode) -> bool {
+    test_state_bit(inode, bindings::FUSE_I_EXCLUSIVE)
+}
+
+/// Which attributes of an inode of FUSE's are the kernel's, so that the server has to be told
+/// (`STATX_*`).
+///
+/// Any context.
+pub(crate) fn owned_attributes(inode: &Inode) -> u32 {
+    // SAFETY: The inode is alive.
+    unsafe { bindings::fuse_get_cache_mask(inode.as_ptr()) }
+}
+
+/// Takes note that an inode of FUSE's is being changed now.
+///
+/// May sleep.
+pub(crate) fn update_change_time(inode: &Inode) {
+    // SAFETY: The inode is alive.
+    unsafe { bindings::fuse_update_ctime(inode.as_ptr()) };
 }
 
 /// Returns true for the first caller on a connection only.

@@ -18,6 +18,7 @@
 #include <linux/workqueue_types.h>
 
 struct backing_dev_info;
+struct dentry;
 struct fiemap_extent_info;
 struct fuse_attr;
 struct fuse_backing_map;
@@ -34,6 +35,8 @@ struct fuse_iomap_upsert_mappings_out;
 struct fuse_mount;
 struct iov_iter;
 struct kiocb;
+struct mnt_idmap;
+struct posix_acl;
 struct seq_file;
 struct super_block;
 struct vm_fault;
@@ -99,7 +102,9 @@ extern const struct address_space_operations fuse_iomap_aops;
 
 void fuse_iomap_init_inode(struct inode *inode, const struct fuse_attr *attr);
 void fuse_iomap_evict_inode(struct inode *inode);
-void fuse_iomap_check_attr(struct inode *inode, const struct fuse_attr *attr);
+void fuse_iomap_change_attr(struct inode *inode, const struct fuse_attr *attr);
+int fuse_iomap_write_inode(struct inode *inode);
+void fuse_iomap_set_flags(struct inode *inode, u32 flags);
 int fuse_iomap_file_open(struct inode *inode, struct file *file);
 loff_t fuse_iomap_file_llseek(struct file *file, loff_t offset, int whence);
 int fuse_iomap_fiemap(struct inode *inode, struct fiemap_extent_info *fieinfo,
@@ -131,6 +136,9 @@ int fuse_iomap_inval(struct inode *inode,
 void fuse_iomap_show_counters(struct fuse_conn *fc, struct seq_file *m);
 void fuse_iomap_count_message(struct fuse_conn *fc, u32 number, int error);
 
+/* fs/fuse/iomap/acl.c */
+int fuse_iomap_set_acl(struct mnt_idmap *idmap, struct dentry *dentry,
+		       const char *name, struct posix_acl *acl, int type);
 /* fs/fuse/iomap/backing.c */
 int fuse_iomap_device_open(struct fuse_conn *fc, struct fuse_backing_map *map);
 int fuse_iomap_device_close(struct fuse_conn *fc, int id);

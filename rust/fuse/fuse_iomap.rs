@@ -14,6 +14,7 @@
 //!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
 //! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
 //!   [`ioend`]: completions, [`sync`]: stable storage.
+//! - [`attr`]: times and flags.
 //! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked,
 //!   [`counters`]: what is counted.
 //!
@@ -40,6 +41,7 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+mod attr;
 mod begin;
 mod cache;
 mod config;

@@ -22,6 +22,10 @@ pub(crate) fn begin(
     invalidate: &Invalidate<'_>,
     new: Offset,
 ) -> Result {
+    if inode.vfs().is_immutable() {
+        // The file may have been opened before.
+        return Err(EPERM);
+    }
     let writeback = inode.writeback()?;
     lock.wait_for_direct_io();
 

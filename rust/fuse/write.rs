@@ -33,6 +33,10 @@ pub(crate) fn write(
     if inode.is_bad() {
         return Err(EIO);
     }
+    if inode.vfs().is_immutable() {
+        // The file may have been opened before.
+        return Err(EPERM);
+    }
     if !request.is_direct() {
         return write_cached(inode, request);
     }

@@ -10,6 +10,41 @@ __rust_helper loff_t rust_helper_i_size_read(const struct inode *inode)
 	return i_size_read(inode);
 }
 
+__rust_helper void rust_helper_file_accessed(struct file *file)
+{
+	file_accessed(file);
+}
+
+__rust_helper struct timespec64
+rust_helper_inode_get_atime(const struct inode *inode)
+{
+	return inode_get_atime(inode);
+}
+
+__rust_helper struct timespec64
+rust_helper_inode_get_mtime(const struct inode *inode)
+{
+	return inode_get_mtime(inode);
+}
+
+__rust_helper struct timespec64
+rust_helper_inode_get_ctime(const struct inode *inode)
+{
+	return inode_get_ctime(inode);
+}
+
+__rust_helper void rust_helper_inode_set_atime_to_ts(struct inode *inode,
+						     struct timespec64 ts)
+{
+	inode_set_atime_to_ts(inode, ts);
+}
+
+__rust_helper void rust_helper_inode_set_mtime_to_ts(struct inode *inode,
+						     struct timespec64 ts)
+{
+	inode_set_mtime_to_ts(inode, ts);
+}
+
 __rust_helper void rust_helper_inode_lock_shared(struct inode *inode)
 {
 	inode_lock_shared(inode);

@@ -8,6 +8,7 @@ use core::{mem::size_of, slice};
 use kernel::{
     bindings::{
         self,
+        fuse_attr_out,
         fuse_fallocate_in,
         fuse_iomap_begin_in,
         fuse_iomap_end_in,
@@ -15,12 +16,13 @@ use kernel::{
         fuse_iomap_ioend_in,
         fuse_iomap_ioend_out,
         fuse_read_in,
+        fuse_setattr_in,
         fuse_write_in,
         fuse_write_out, //
     },
     error::to_result,
     ffi::{c_int, c_uint, c_void},
-    fs::{LocalFile, NofsScope, Offset},
+    fs::{Inode, LocalFile, NofsScope, Offset},
     prelude::*,
     sync::atomic::{Atomic, Relaxed}, //
 };
@@ -49,7 +51,7 @@ impl IomapInode<'_> {
         patience: Patience,
     ) -> Result<usize> {
         let answer = send(
-            self,
+            self.0,
             bindings::fuse_opcode_FUSE_IOMAP_BEGIN,
             [slice::from_ref(request).as_wire(), &[]],
             reply,
@@ -72,7 +74,7 @@ impl IomapInode<'_> {
     pub(crate) fn send_end(self, request: &fuse_iomap_end_in) -> Result {
         unless_missing(self.no_end(), || {
             send::<()>(
-                self,
+                self.0,
                 bindings::fuse_opcode_FUSE_IOMAP_END,
                 [slice::from_ref(request).as_wire(), &[]],
                 &mut [],
@@ -98,7 +100,7 @@ impl IomapInode<'_> {
         let answer = unless_missing(self.no_ioend(), || {
             self.count_records(requests.len());
             send(
-                self,
+                self.0,
                 bindings::fuse_opcode_FUSE_IOMAP_IOEND,
                 [first.as_wire(), more.as_wire()],
                 replies,
@@ -119,7 +121,7 @@ impl IomapInode<'_> {
             ..Default::default()
         };
         let answer = send(
-            self,
+            self.0,
             bindings::fuse_opcode_FUSE_READ,
             [slice::from_ref(&request).as_wire(), &[]],
             data,
@@ -142,7 +144,7 @@ impl IomapInode<'_> {
         let mut reply = [fuse_write_out::default()];
 
         send(
-            self,
+            self.0,
             bindings::fuse_opcode_FUSE_WRITE,
             [slice::from_ref(&request).as_wire(), data],
             &mut reply,
@@ -164,7 +166,7 @@ impl IomapInode<'_> {
     pub(crate) fn send_fallocate(self, request: &fuse_fallocate_in) -> Result {
         let answer = unless_missing(self.no_fallocate(), || {
             send::<()>(
-                self,
+                self.0,
                 bindings::fuse_opcode_FUSE_FALLOCATE,
                 [slice::from_ref(request).as_wire(), &[]],
                 &mut [],
@@ -194,6 +196,23 @@ impl IomapInode<'_> {
         });
         Ok(answer?.is_some())
     }
+}
+
+/// Tells the server of attributes of an inode (`FUSE_SETATTR`), and leaves those it answers with alone.
+///
+/// May sleep, until the server answers or dies.
+pub(crate) fn send_setattr(inode: &Inode, request: &fuse_setattr_in) -> Result {
+    let mut reply = [fuse_attr_out::default()];
+
+    send(
+        inode,
+        bindings::fuse_opcode_FUSE_SETATTR,
+        [slice::from_ref(request).as_wire(), &[]],
+        &mut reply,
+        false,
+        Patience::Forced,
+    )?;
+    Ok(())
 }
 
 /// What it means when a server that has data in inodes cannot move it.
@@ -277,6 +296,10 @@ unsafe impl Wire for fuse_iomap_ioend_out {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_fallocate_in {}
 // SAFETY: As above.
+unsafe impl Wire for fuse_attr_out {}
+// SAFETY: As above.
+unsafe impl Wire for fuse_setattr_in {}
+// SAFETY: As above.
 unsafe impl Wire for fuse_read_in {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_write_in {}
@@ -297,7 +320,7 @@ unsafe impl Wire for () {}
 /// Memory for the request is not taken from filesystems: who waits for the answer may hold locks of
 /// the page cache, or be what reclaim waits for.
 fn send<R: Wire>(
-    inode: IomapInode<'_>,
+    inode: &Inode,
     opcode: bindings::fuse_opcode,
     request: [&[u8]; 2],
     reply: &mut [R],
@@ -307,8 +330,8 @@ fn send<R: Wire>(
     let _nofs = NofsScope::new();
     let mut args: bindings::fuse_args = pin_init::zeroed();
 
-    // SAFETY: The inode is alive by the type invariant of `IomapInode`.
-    args.nodeid = unsafe { (*fuse_inode(inode.0)).nodeid };
+    // SAFETY: The inode is alive, and FUSE's.
+    args.nodeid = unsafe { (*fuse_inode(inode)).nodeid };
     args.opcode = opcode;
     args.set_force(patience == Patience::Forced);
     let parts = request.into_iter().filter(|part| !part.is_empty());
@@ -330,12 +353,14 @@ fn send<R: Wire>(
     let ret = unsafe {
         bindings::__fuse_simple_request(
             &raw mut bindings::invalid_mnt_idmap,
-            mount(inode.0),
+            mount(inode),
             &raw mut args,
         )
     };
 
-    inode.count_request(opcode, ret < 0);
+    if let Some(inode) = IomapInode::new(inode) {
+        inode.count_request(opcode, ret < 0);
+    }
     let Ok(bytes) = usize::try_from(ret) else {
         // CAST: Error numbers are small.
         return Err(Error::from_errno(ret as c_int));

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use crate::{
+    attr,
     fuse::{self, IomapInode},
     inode::{self, State},
     ops::FuseIomap,
@@ -32,10 +33,12 @@ unsafe extern "C" fn fuse_iomap_init_inode(
     // SAFETY: Both are valid by the safety requirements.
     let (inode, attr) = unsafe { (Inode::from_raw(inode), &*attr) };
 
+    let wants_iomap = inode::wants_iomap(attr);
     if attr.flags & bindings::FUSE_ATTR_EXCLUSIVE != 0 {
         fuse::set_state_bit(inode, bindings::FUSE_I_EXCLUSIVE);
+        attr::instantiate(inode, attr, wants_iomap);
     }
-    if !inode::wants_iomap(attr) {
+    if !wants_iomap {
         return;
     }
 
@@ -76,21 +79,23 @@ unsafe extern "C" fn fuse_iomap_evict_inode(inode: *mut bindings::inode) {
     unsafe { core::ptr::drop_in_place(fuse::state_ptr(inode)) };
 }
 
-/// Warns, once on a connection, if a server asks for iomap when it is too late.
+/// Adopts what a server says of an inode, beyond what any FUSE inode has.  Warns, once on a
+/// connection, if it asks for iomap when it is too late.
 ///
-/// Context: any.
+/// Context: any; the caller holds the lock of the `struct fuse_inode`.
 ///
 /// # Safety
 ///
 /// `inode` is one of FUSE's, on a connection with iomap on, and `attr` valid.
 #[export]
-unsafe extern "C" fn fuse_iomap_check_attr(
+unsafe extern "C" fn fuse_iomap_change_attr(
     inode: *mut bindings::inode,
     attr: *const bindings::fuse_attr,
 ) {
     // SAFETY: Both are valid by the safety requirements.
     let (inode, attr) = unsafe { (Inode::from_raw(inode), &*attr) };
 
+    attr::update(inode, attr);
     if inode::wants_iomap(attr) && IomapInode::new(inode).is_none() && fuse::first_late_attr(inode)
     {
         pr_warn!(
@@ -98,6 +103,37 @@ unsafe extern "C" fn fuse_iomap_check_attr(
             attr.ino
         );
     }
+}
+
+/// `super_operations.write_inode` of an exclusive inode.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The VFS calls this for an inode of FUSE's.
+#[export]
+unsafe extern "C" fn fuse_iomap_write_inode(inode: *mut bindings::inode) -> c_int {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+
+    from_result(|| {
+        attr::write(inode)?;
+        Ok(0)
+    })
+}
+
+/// Adopts flags (`FS_*_FL`) that the server of an exclusive inode has stored.
+///
+/// Context: may sleep; the caller holds `i_rwsem` exclusively.
+///
+/// # Safety
+///
+/// As the context says; `inode` is one of FUSE's.
+#[export]
+unsafe extern "C" fn fuse_iomap_set_flags(inode: *mut bindings::inode, flags: u32) {
+    // SAFETY: The inode is alive by the safety requirements.
+    attr::flags_stored(unsafe { Inode::from_raw(inode) }, flags);
 }
 
 /// `inode_operations.fiemap`.

@@ -27,6 +27,17 @@ pub struct Inode(Opaque<bindings::inode>);
 // SAFETY: The methods of `Inode` only do what C code may do with a live inode from any thread.
 unsafe impl Sync for Inode {}
 
+/// The times of an inode.
+#[derive(Clone, Copy)]
+pub struct Times {
+    /// When it was read (`atime`).
+    pub access: bindings::timespec64,
+    /// When its data was changed (`mtime`).
+    pub modification: bindings::timespec64,
+    /// When anything of it was changed (`ctime`).
+    pub change: bindings::timespec64,
+}
+
 impl Inode {
     /// Creates a reference from a pointer.
     ///
@@ -116,14 +127,60 @@ impl Inode {
         to_result(unsafe { bindings::sync_inode_metadata(self.as_ptr(), 1) })
     }
 
+    /// The flags of the inode, `S_*`.
+    ///
+    /// Any context.
+    #[inline]
+    pub fn flags(&self) -> u32 {
+        // SAFETY: By the type invariant the inode is alive.  The word may change meanwhile, as it
+        // may for C code that looks at it.
+        unsafe { (&raw const (*self.as_ptr()).i_flags).read_volatile() }
+    }
+
+    /// Changes those flags that are in `mask` to what they are in `flags` (`inode_set_flags`).
+    ///
+    /// Any context.
+    pub fn set_flags(&self, flags: u32, mask: u32) {
+        // SAFETY: By the type invariant the inode is alive; the word is changed atomically.
+        unsafe { bindings::inode_set_flags(self.as_ptr(), flags & mask, mask) };
+    }
+
     /// Whether the file is known to have no privileges that a write takes from it (`IS_NOSEC`).
     #[inline]
     pub fn has_no_privileges(&self) -> bool {
-        // SAFETY: By the type invariant the inode is alive.  The word may change meanwhile, as it
-        // may for C code that looks at it.
-        let flags = unsafe { (&raw const (*self.as_ptr()).i_flags).read_volatile() };
+        self.flags() & bindings::S_NOSEC != 0
+    }
 
-        flags & bindings::S_NOSEC != 0
+    /// Whether nothing of the file may be changed (`IS_IMMUTABLE`).
+    #[inline]
+    pub fn is_immutable(&self) -> bool {
+        self.flags() & bindings::S_IMMUTABLE != 0
+    }
+
+    /// The times of the inode.
+    ///
+    /// Any context.  Without a lock they need not belong together.
+    pub fn times(&self) -> Times {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe {
+            Times {
+                access: bindings::inode_get_atime(self.as_ptr()),
+                modification: bindings::inode_get_mtime(self.as_ptr()),
+                change: bindings::inode_get_ctime(self.as_ptr()),
+            }
+        }
+    }
+
+    /// Sets the times of the inode, and nothing else.
+    ///
+    /// Any context.
+    pub fn set_times(&self, times: &Times) {
+        // SAFETY: By the type invariant the inode is alive.
+        unsafe {
+            bindings::inode_set_atime_to_ts(self.as_ptr(), times.access);
+            bindings::inode_set_mtime_to_ts(self.as_ptr(), times.modification);
+            bindings::inode_set_ctime_to_ts(self.as_ptr(), times.change);
+        }
     }
 
     /// Takes `i_rwsem` shared: file data and size stay as they are until the guard is dropped.

@@ -167,6 +167,16 @@ impl ReadRequest<'_> {
         Ok(Self(unsafe { Request::from_raw(iocb, to) }?))
     }
 
+    /// Updates the access time of the inode (`file_accessed`), unless there is nothing to read.
+    ///
+    /// May sleep.
+    pub fn accessed(&self) {
+        if self.count() > 0 {
+            // SAFETY: By the type invariant of `Request`.
+            unsafe { bindings::file_accessed((*self.0.iocb.as_ptr()).ki_filp) };
+        }
+    }
+
     /// Reads through the page cache (`generic_file_read_iter`).
     ///
     /// May sleep, unless [`Request::is_nowait`].  No lock of the inode may be held.

@@ -154,6 +154,11 @@ pub unsafe fn page_mkwrite<T: WriteOperations>(
         let file = (*(*vmf).__bindgen_anon_1.vma).vm_file;
         (Inode::from_raw((*file).f_inode), file)
     };
+    if inode.is_immutable() {
+        // The mapping may be older than that.
+        return bindings::vm_fault_reason_VM_FAULT_SIGBUS;
+    }
+
     // SAFETY: The superblock is alive with the inode.
     let sb = unsafe { (*inode.as_ptr()).i_sb };
 

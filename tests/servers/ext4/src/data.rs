@@ -6,7 +6,7 @@ use crate::{
     acl,
     edit::Stamp,
     error::{Result, corrupt, errno, refuse},
-    inode::{Inode, Time},
+    inode::{Inode, Time, flags},
     map::{Extent, MAX_BLOCKS, Run, Target},
     resize,
     volume::Volume,
@@ -44,6 +44,8 @@ pub struct Change {
     pub mtime: Option<Time>,
     /// Last change of the inode; otherwise now.
     pub ctime: Option<Time>,
+    /// Nothing was changed: the inode was only read.
+    pub only_accessed: bool,
 }
 
 impl Volume {
@@ -164,7 +166,10 @@ impl Volume {
             for (which, time) in [
                 (Stamp::Access, change.atime),
                 (Stamp::Modify, change.mtime),
-                (Stamp::Change, Some(change.ctime.unwrap_or(txn.now))),
+                (
+                    Stamp::Change,
+                    change.ctime.or((!change.only_accessed).then_some(txn.now)),
+                ),
             ] {
                 if let Some(time) = time {
                     inode.set_time(which, time);
@@ -177,6 +182,30 @@ impl Volume {
                 }
                 _ => Ok(()),
             }
+        })
+    }
+
+    /// Changes the flags that users may change, as `FS_IOC_SETFLAGS` does.
+    pub fn change_flags(&self, ino: u32, wanted: u32) -> Result<()> {
+        if wanted & !flags::USER_VISIBLE != 0 {
+            return refuse(errno::EOPNOTSUPP);
+        }
+        self.transact(|txn| {
+            let parsed = self.inode(ino)?;
+            let mut inode = txn.edit(ino)?;
+            let old = inode.flags();
+            if (old ^ wanted) & flags::USER_VISIBLE & flags::STORED != 0 {
+                return refuse(errno::EOPNOTSUPP);
+            }
+            let mut settable = flags::SETTABLE;
+            if parsed.is_regular() {
+                settable &= !flags::DIR_ONLY;
+            } else if !parsed.is_dir() {
+                settable = flags::ANY_TYPE;
+            }
+            inode.set_flags(old & !flags::SETTABLE | wanted & settable);
+            inode.set_time(Stamp::Change, txn.now);
+            txn.store(&mut inode)
         })
     }
 

@@ -28,6 +28,15 @@ pub mod flags {
     pub const INLINE_DATA: u32 = 0x1000_0000;
     /// What `FS_IOC_GETFLAGS` shows of them.
     pub const USER_VISIBLE: u32 = 0x725b_dfff;
+    /// Changeable by users of the kernel's ext4, but with another layout of data: its journaling,
+    /// extents, projects, folded names.
+    pub const STORED: u32 = 0x6048_4000;
+    /// What only directories can have: synchronous changes of names, the top of a hierarchy.
+    pub const DIR_ONLY: u32 = 0x3_0000;
+    /// What users may change, beyond what would change how the inode is stored.
+    pub const SETTABLE: u32 = 0x80ff | DIR_ONLY;
+    /// Of those, what other inodes than files and directories can have: not dumped, no access times.
+    pub const ANY_TYPE: u32 = 0xc0;
 }
 
 /// `S_IFMT` and its values.
@@ -193,18 +202,38 @@ fn device_number(i_block: &[u8; 60]) -> u32 {
     }
 }
 
+/// Flags of inodes, and how `struct fsxattr` has them.
+const XFLAGS: &[(u32, u32)] = &[
+    (flags::SYNC, 0x20),
+    (flags::IMMUTABLE, 0x8),
+    (flags::APPEND, 0x10),
+    (0x40, 0x80),         // nodump
+    (0x80, 0x40),         // noatime
+    (0x200_0000, 0x8000), // dax
+    (0x2000_0000, 0x200), // projinherit
+];
+
+/// What becomes of flags when `FS_IOC_FSSETXATTR` stores these bytes; `None` if they ask for what no
+/// volume has that is written here: projects, hints for extents.
+pub fn from_fsxattr(old: u32, fsx: &[u8]) -> Option<u32> {
+    let xflags = le32(fsx.get(..28)?, 0);
+    if fsx[4..28].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let mut new = old;
+    for (flag, bit) in XFLAGS {
+        new = if xflags & bit == 0 {
+            new & !flag
+        } else {
+            new | flag
+        };
+    }
+    Some(new)
+}
+
 /// The flags as `struct fsxattr` of `FS_IOC_FSGETXATTR` has them.
 pub fn fsxattr(flags: u32) -> [u8; 28] {
-    const MAP: &[(u32, u32)] = &[
-        (flags::SYNC, 0x20),
-        (flags::IMMUTABLE, 0x8),
-        (flags::APPEND, 0x10),
-        (0x40, 0x80),         // nodump
-        (0x80, 0x40),         // noatime
-        (0x200_0000, 0x8000), // dax
-        (0x2000_0000, 0x200), // projinherit
-    ];
-    let shown = MAP.iter().filter(|(on_disk, _)| flags & on_disk != 0);
+    let shown = XFLAGS.iter().filter(|(on_disk, _)| flags & on_disk != 0);
     let xflags = shown.fold(0u32, |all, (_, bit)| all | bit);
     let mut out = [0; 28];
     out[..4].copy_from_slice(&xflags.to_ne_bytes());

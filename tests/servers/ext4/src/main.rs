@@ -133,6 +133,7 @@ fn serve(options: Options) -> io::Result<()> {
         name.to_string_lossy().into_owned(),
         options.iomap,
         options.writeback_cache,
+        options.idmap,
         options.caching,
         Box::new(on_ready),
     );

@@ -31,10 +31,11 @@ usage: ext4 [OPTIONS] DEVICE MOUNTPOINT
   --uring            have requests come over io_uring, if the kernel offers that
   --threads N        worker threads (default: one per CPU, at least 2)
   --ro               mount read-only, as with -o ro; the device is then never written
-  -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions
+  -o OPTION,...      ro, rw, suid, dev, [no]allow_other, [no]default_permissions, idmap
                      (default: rw if device and features allow it, else ro; nosuid, nodev,
-                     allow_other, default_permissions); exec, atime, relatime, lazytime, sync and so
-                     on, as for mount(8); iomap=auto, require or off; cache=HOW; log=FILE for what is
+                     allow_other, default_permissions); with idmap the mount can be idmapped, and
+                     everybody may list the names of trusted.* attributes; exec, atime, relatime,
+                     lazytime, sync and so on, as for mount(8); iomap=auto, require or off; cache=HOW; log=FILE for what is
                      said after the mount is up (default: the kernel's log); blkdev mounts as
                      fuseblk, so that the kernel holds the device, with blksize=N as its block size
   --sandbox          serve as user nobody in namespaces of its own, with no capability: what needs
@@ -87,6 +88,8 @@ pub struct Options {
     pub suid: bool,
     /// Honour device nodes.
     pub dev: bool,
+    /// Allow idmapped mounts.
+    pub idmap: bool,
     /// Mount as fuseblk.
     pub block_device: bool,
     /// Its block size, if not that of the volume.
@@ -131,6 +134,7 @@ impl Options {
             default_permissions: true,
             suid: false,
             dev: false,
+            idmap: false,
             block_device: false,
             block_size: None,
             sandbox: false,

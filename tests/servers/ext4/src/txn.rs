@@ -12,7 +12,6 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -271,15 +270,11 @@ impl Volume {
     }
 }
 
-/// The time, as inodes record it.
+/// The time, as inodes record it: the clock is that of the kernel's own time stamps, so that one which
+/// the kernel sets later is never the earlier.
 pub(crate) fn now() -> Time {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Time {
-        sec: now.as_secs() as i64,
-        nsec: now.subsec_nanos(),
-    }
+    let (sec, nsec) = fuse_iomap::file_time();
+    Time { sec, nsec }
 }
 
 impl Txn<'_> {

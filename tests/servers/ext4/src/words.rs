@@ -117,6 +117,7 @@ impl Options {
                 "nosuid" => self.suid = false,
                 "dev" => self.dev = true,
                 "nodev" => self.dev = false,
+                "idmap" => self.idmap = true,
                 "allow_other" => self.allow_other = true,
                 "noallow_other" => self.allow_other = false,
                 "default_permissions" => self.default_permissions = true,

@@ -69,6 +69,7 @@
 #![deny(unsafe_code)]
 
 mod caching;
+mod clock;
 mod config;
 mod connection;
 mod counters;
@@ -90,6 +91,7 @@ mod uring;
 pub mod wire;
 
 pub use caching::{CacheMode, Caching};
+pub use clock::file_time;
 pub use config::ConfigReply;
 pub use connection::{BackingId, BackingType, Connection, Negotiated};
 pub use counters::Counters;

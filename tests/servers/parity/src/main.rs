@@ -10,8 +10,6 @@
 //! A new suite is a module of `steps` with a function that calls [`pair::Pair::step`], and a line in
 //! [`steps::SUITES`].
 #![deny(unsafe_code)]
-// Until all that suites may want is wanted by one of them.
-#![allow(dead_code)]
 
 mod pair;
 mod seen;
@@ -38,7 +36,7 @@ fn main() -> ExitCode {
         if !wanted.iter().any(|w| w == "all" || w == suite.name) {
             continue;
         }
-        match Pair::make(suite.name, suite.mkfs) {
+        match Pair::make(suite) {
             Ok(mut pair) => {
                 (suite.run)(&mut pair);
                 failed += pair.finish();

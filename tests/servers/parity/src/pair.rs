@@ -2,6 +2,7 @@
 //! Two filesystems of the same kind, side by side.
 
 use crate::seen::{Broken, Seen};
+use crate::steps::Suite;
 use crate::stored;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub struct Side {
     /// Where it is mounted.
     pub root: PathBuf,
     server: Option<Child>,
+    options: &'static str,
 }
 
 impl Side {
@@ -35,12 +37,7 @@ impl Side {
         self.root.join(name)
     }
 
-    /// The process id of the server, if there is one.
-    pub fn server(&self) -> Option<u32> {
-        self.server.as_ref().map(Child::id)
-    }
-
-    fn new(who: Who, variable: &str) -> Result<Self, Broken> {
+    fn new(who: Who, variable: &str, options: &'static str) -> Result<Self, Broken> {
         let device = std::env::var_os(variable).ok_or(format!("${variable} is not set"))?;
         // Both have the same name, because it is seen in what steps show.
         let root = Path::new("/mnt").join(match who {
@@ -53,6 +50,7 @@ impl Side {
             device: device.into(),
             root,
             server: None,
+            options,
         })
     }
 
@@ -79,7 +77,8 @@ impl Side {
         }
         let bin = std::env::var_os("FI_BIN").ok_or("$FI_BIN is not set")?;
         let mut server = Command::new(Path::new(&bin).join("ext4"))
-            .args(["--foreground", "--require-iomap", "-o", "rw,suid,dev"])
+            .args(["--foreground", "--require-iomap", "-o"])
+            .arg(format!("rw,suid,dev{}", self.options))
             .args([&self.device, &self.root])
             .stdin(Stdio::null())
             .spawn()?;
@@ -142,17 +141,17 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes and mounts both; `mkfs` are further options of mke2fs.
-    pub fn make(suite: &'static str, mkfs: &[&str]) -> Result<Self, Broken> {
+    /// Makes and mounts both.
+    pub fn make(suite: &Suite) -> Result<Self, Broken> {
         let mut pair = Self {
-            suite,
-            ours: Side::new(Who::Ours, "FI_DISK_A")?,
-            kernel: Side::new(Who::Kernel, "FI_DISK_B")?,
+            suite: suite.name,
+            ours: Side::new(Who::Ours, "FI_DISK_A", suite.options)?,
+            kernel: Side::new(Who::Kernel, "FI_DISK_B", "")?,
             passed: 0,
             failed: 0,
         };
         for side in [&mut pair.ours, &mut pair.kernel] {
-            side.format(mkfs)?;
+            side.format(suite.mkfs)?;
             side.mount()?;
         }
         Ok(pair)

@@ -2,11 +2,17 @@
 //! System calls that no safe crate has. The only unsafe code of these tests.
 #![allow(unsafe_code)]
 
-use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr};
+use rustix::fs::{
+    CWD, MemfdFlags, XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr, memfd_create,
+};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const FS_IOC_GETFLAGS: libc::Ioctl = 0x8008_6601u32 as libc::Ioctl;
@@ -126,6 +132,18 @@ impl Page {
         unsafe { self.0.cast::<u8>().write_volatile(byte) }
     }
 
+    /// As [`Page::store`], but a fault is `EFAULT` and does not kill: the kernel stores.
+    pub fn store_or_fault(&self, byte: u8) -> io::Result<()> {
+        let source = File::from(memfd_create("byte", MemfdFlags::CLOEXEC)?);
+        source.write_all_at(&[byte], 0)?;
+        // SAFETY: The mapping is a page long; the kernel copes with what cannot be written.
+        match unsafe { libc::pread(source.as_raw_fd(), self.0, 1, 0) } {
+            1 => Ok(()),
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Writes it back.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: The mapping lives as long as `self`.
@@ -138,6 +156,81 @@ impl Drop for Page {
         // SAFETY: The mapping is ours, and this is its last use.
         unsafe { libc::munmap(self.0, Self::LENGTH) };
     }
+}
+
+/// A page of memory, aligned as direct I/O wants it.
+pub struct Aligned(Box<AlignedPage>);
+
+#[repr(align(4096))]
+struct AlignedPage([u8; 4096]);
+
+impl Aligned {
+    /// Filled with a byte.
+    pub fn new(byte: u8) -> Self {
+        Self(Box::new(AlignedPage([byte; 4096])))
+    }
+
+    /// Its contents.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    /// Its contents, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0.0
+    }
+}
+
+/// Changes the size of a file by its name, which is not the same as by a descriptor.
+pub fn truncate(path: &Path, size: i64) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: The path ends with a NUL and lives during the call.
+    done(unsafe { libc::truncate(path.as_ptr(), size) })
+}
+
+/// Whether any page of the first bytes of a file is dirty or being written (`cachestat`).
+pub fn has_dirty_pages(file: &File, length: u64) -> io::Result<bool> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [0u64, length];
+    let mut stat = [0u64; 5];
+    // SAFETY: `struct cachestat_range` has two words, and `struct cachestat` five.
+    let ret = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            range.as_ptr(),
+            stat.as_mut_ptr(),
+            0,
+        )
+    };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat[1] + stat[2] > 0)
+}
+
+/// Mounts what is mounted at `from` a second time, at `to`, with the ids of a user namespace.
+pub fn mount_idmapped(from: &Path, to: &Path, namespace: &File) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let tree = open_tree(CWD, from, OpenTreeFlags::OPEN_TREE_CLONE)?;
+    // `struct mount_attr`: flags to set and to clear, propagation, the namespace.
+    let attr = [MOUNT_ATTR_IDMAP, 0, 0, namespace.as_raw_fd() as u64];
+    // SAFETY: The structure has the size that is said, and the path is empty and ends with a NUL.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            attr.as_ptr(),
+            size_of_val(&attr),
+        )
+    };
+    if ret != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    move_mount(&tree, "", CWD, to, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
 }
 
 /// Extended attributes, sorted by name.

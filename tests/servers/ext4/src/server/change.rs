@@ -6,8 +6,8 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 use fuse_iomap::{
     BackingId, Entry, Errno, Mapping, Opened, Request, Result,
     wire::{
-        FallocateIn, IomapIoendIn, SetattrIn, SetxattrIn, WriteIn, fattr, fopen, iomap_ioend,
-        iomap_op,
+        FallocateIn, IomapIoendIn, SetattrIn, SetxattrIn, WriteIn, attr_flags, fattr, fopen,
+        iomap_ioend, iomap_op,
     },
 };
 
@@ -167,6 +167,12 @@ impl Server {
         sizes.map_err(|err| self.fail(err))
     }
 
+    /// Whether the kernel knows that nobody else changes this inode.
+    fn is_exclusive(&self, nodeid: u64) -> Result<bool> {
+        let _shared = self.volume.shared();
+        Ok(self.attr(&self.inode(nodeid)?).flags & attr_flags::EXCLUSIVE != 0)
+    }
+
     /// Whether the kernel moves and zeroes this inode's data.
     fn is_iomap(&self, nodeid: u64) -> Result<bool> {
         let _shared = self.volume.shared();
@@ -197,12 +203,18 @@ impl Server {
             atime: time(fattr::ATIME, fattr::ATIME_NOW, args.atime, args.atimensec),
             mtime: time(fattr::MTIME, fattr::MTIME_NOW, args.mtime, args.mtimensec),
             ctime: time(fattr::CTIME, 0, args.ctime, args.ctimensec),
+            only_accessed: false,
         };
         if given(fattr::ATIME_NOW) {
             change.atime = Some(Time::now());
         }
         if given(fattr::MTIME_NOW) {
             change.mtime = Some(Time::now());
+        }
+        // What only this mount changes has its access time from the kernel, which also says ctime
+        // if it was somebody's wish.
+        if args.valid & !(fattr::FH | fattr::LOCKOWNER) == fattr::ATIME {
+            change.only_accessed = self.is_exclusive(nodeid)?;
         }
         let nothing = fattr::SIZE | fattr::FH | fattr::LOCKOWNER;
         if args.valid & !nothing == 0 {

@@ -48,6 +48,9 @@ impl Filesystem for Server {
         if self.writeback_cache {
             config.request(init::WRITEBACK_CACHE);
         }
+        if self.idmap {
+            config.request(init::ALLOW_IDMAP);
+        }
         if self.volume.is_writable() {
             // A default ACL takes the umask's place, so it is applied here.
             config.request(init::DONT_MASK);
@@ -221,7 +224,9 @@ impl Filesystem for Server {
     fn listxattr(&self, req: &Request, nodeid: u64) -> Result<Vec<u8>> {
         let _shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
-        let names = self.volume.xattr_names(&inode, req.uid() == 0);
+        // With idmapped mounts the kernel does not say who asks.
+        let trusted = req.uid() == 0 || self.idmap;
+        let names = self.volume.xattr_names(&inode, trusted);
         let names = names.map_err(|err| self.fail(err))?;
         let mut list = Vec::new();
         for name in names {
@@ -319,17 +324,34 @@ impl Filesystem for Server {
         })
     }
 
-    fn ioctl(&self, _: &Request, nodeid: u64, args: &IoctlIn, _: &[u8]) -> Result<IoctlReply> {
+    fn ioctl(&self, _: &Request, nodeid: u64, args: &IoctlIn, given: &[u8]) -> Result<IoctlReply> {
         // The directions and sizes in these numbers are those of 64-bit and of 32-bit programs.
         const GETFLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
         const GETVERSION: [u32; 4] = [0x8008_7601, 0x8004_7601, 0x8008_6603, 0x8004_6603];
         const FSGETXATTR: u32 = 0x801c_581f;
+        const SETFLAGS: [u32; 2] = [0x4008_6602, 0x4004_6602];
+        const FSSETXATTR: u32 = 0x401c_5820;
         const GETFSLABEL: u32 = 0x8100_9431;
         /// What a label is handed out in.
         const LABEL_SIZE: usize = 256;
-        let _shared = self.volume.shared();
+        let shared = self.volume.shared();
         let inode = self.inode(nodeid)?;
         let visible = inode.flags() & flags::USER_VISIBLE;
+        if SETFLAGS.contains(&args.cmd) || args.cmd == FSSETXATTR {
+            drop(shared);
+            let wanted = if args.cmd == FSSETXATTR {
+                inode::from_fsxattr(visible, given).ok_or(Errno::OPNOTSUPP)?
+            } else {
+                let flags = given.first_chunk().ok_or(Errno::INVAL)?;
+                u32::from_ne_bytes(*flags)
+            };
+            let changed = self.volume.change_flags(inode_number(nodeid)?, wanted);
+            changed.map_err(|err| self.fail(err))?;
+            return Ok(IoctlReply {
+                result: 0,
+                data: Vec::new(),
+            });
+        }
         let data = if GETFLAGS.contains(&args.cmd) {
             visible.to_ne_bytes().to_vec()
         } else if GETVERSION.contains(&args.cmd) {

@@ -101,6 +101,7 @@ pub struct Server {
     name: String,
     mode: IomapMode,
     writeback_cache: bool,
+    idmap: bool,
     caching: Caching,
     running: OnceLock<Running>,
     retried: Retried,
@@ -162,6 +163,7 @@ impl Server {
         name: String,
         mode: IomapMode,
         writeback_cache: bool,
+        idmap: bool,
         caching: Caching,
         on_ready: Box<dyn Fn() + Send + Sync>,
     ) -> Self {
@@ -170,6 +172,7 @@ impl Server {
             name,
             mode,
             writeback_cache,
+            idmap,
             caching,
             running: OnceLock::new(),
             retried: Retried::default(),
@@ -214,10 +217,11 @@ impl Server {
     fn attr(&self, inode: &Inode) -> Attr {
         let attr = self.volume.attr(inode);
         let mut bits = 0;
-        if inode.is_dir() {
-            bits |= attr_flags::EXCLUSIVE;
-        } else if self.iomap(inode).is_some() {
+        if self.iomap(inode).is_some() {
             bits |= attr_flags::EXCLUSIVE | attr_flags::IOMAP;
+        } else if !inode.is_regular() {
+            // Nor do others change these. Files without iomap are ordinary ones of FUSE.
+            bits |= attr_flags::EXCLUSIVE;
         }
         for (on_disk, bit) in [
             (flags::SYNC, attr_flags::SYNC),

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The suites: steps that are taken on both sides.
 
+mod acls;
+mod flags;
+mod idmap;
+mod privileges;
 mod times;
 mod users;
 
 use crate::pair::Pair;
 use crate::seen::Broken;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Some steps on a fresh pair of volumes.
@@ -16,6 +20,8 @@ pub struct Suite {
     pub name: &'static str,
     /// Options of mke2fs beyond the usual.
     pub mkfs: &'static [&'static str],
+    /// Mount options of our server beyond the usual, each with a comma before it.
+    pub options: &'static str,
     /// Takes the steps.
     pub run: fn(&mut Pair),
 }
@@ -25,14 +31,51 @@ pub const SUITES: &[Suite] = &[
     Suite {
         name: "times",
         mkfs: &[],
+        options: "",
         run: times::run,
+    },
+    Suite {
+        name: "privileges",
+        mkfs: &[],
+        options: "",
+        run: privileges::run,
+    },
+    Suite {
+        name: "acls",
+        mkfs: &[],
+        options: "",
+        run: acls::run,
+    },
+    Suite {
+        name: "flags",
+        mkfs: &[],
+        options: "",
+        run: flags::run,
+    },
+    Suite {
+        name: "idmap",
+        mkfs: &[],
+        options: ",idmap",
+        run: idmap::run,
     },
     Suite {
         name: "users",
         mkfs: &[],
+        options: "",
         run: users::run,
     },
 ];
+
+/// Opens a file for reading and writing.
+fn writable(path: &Path) -> Result<File, Broken> {
+    Ok(File::options().read(true).write(true).open(path)?)
+}
+
+/// Reads a file to its end.
+fn read(path: &Path) -> Result<(), Broken> {
+    File::open(path)?.read_to_end(&mut Vec::new())?;
+    Ok(())
+}
 
 /// Makes a file with some contents.
 fn make(path: &Path, contents: &[u8]) -> Result<File, Broken> {
