@@ -76,12 +76,6 @@ pub(crate) fn write<'a>(
     mut request: WriteRequest<'a>,
     forced: bool,
 ) -> Direct<'a> {
-    if request.is_atomic() {
-        if let Err(error) = check_atomic(inode, &mut request) {
-            return Direct::Done(Err(error));
-        }
-    }
-
     let alone = request.is_append()
         || !inode.vfs().has_no_privileges()
         || Range::of(inode, &request, request.count()).extends;
@@ -94,14 +88,15 @@ pub(crate) fn write<'a>(
     write_alone(inode, request, forced)
 }
 
-/// What an atomic write has to keep, beyond what the mapping has.
-fn check_atomic(inode: IomapInode<'_>, request: &mut WriteRequest<'_>) -> Result {
+/// Checks what an atomic write has to keep, beyond what the mapping has: it is direct, and as on
+/// ext4 and XFS, of one block.
+pub(crate) fn check_atomic(inode: IomapInode<'_>, request: &mut WriteRequest<'_>) -> Result {
     if !inode.state().atomic {
         return Err(EOPNOTSUPP);
     }
     request.check_atomic()?;
     // CAST: A block has at most 32 bits of bytes.
-    if request.count() > inode.vfs().block_size() as usize {
+    if request.count() != inode.vfs().block_size() as usize {
         return Err(EINVAL);
     }
     Ok(())

@@ -144,6 +144,18 @@ fn needs_inline_data(reply: &Reply<'_>, flags: OpFlags) -> bool {
         && !flags.contains(OpFlag::Direct)
 }
 
+/// Whether the device writes `length` bytes of a mapping in one piece, and the server says that it is
+/// to.
+fn is_untorn(target: &InodeMapping<'_>, length: u64) -> bool {
+    match target.place() {
+        Place::Mapped(device, _) | Place::Unwritten(device, _) => {
+            target.has_flag(bindings::FUSE_IOMAP_F_ATOMIC_BIO)
+                && device.block_device().can_write_atomically(length)
+        }
+        _ => false,
+    }
+}
+
 /// Checks what only direct I/O asks of a mapping, for `length` bytes from `pos`.
 ///
 /// Fails with `ENOTBLK` if it has to go through the page cache, and with `EAGAIN` if it is more
@@ -195,15 +207,8 @@ fn check_direct(
     if flags.contains(OpFlag::Atomic) {
         // Blocks that become the file's when all is written are as good as a device that does not
         // tear.
-        let untorn = match target.place() {
-            Place::Mapped(device, _) | Place::Unwritten(device, _) => {
-                target.has_flag(bindings::FUSE_IOMAP_F_ATOMIC_BIO)
-                    && device.block_device().can_write_atomically(length)
-            }
-            _ => false,
-        };
         let becomes = moves && target.has_flag(bindings::FUSE_IOMAP_F_SHARED);
-        if !untorn && !becomes {
+        if !becomes && !is_untorn(target, length) {
             return Err(EOPNOTSUPP);
         }
     }
@@ -275,7 +280,7 @@ impl iomap::Operations for FuseIomap {
         }
 
         let mut translated = translate(&target, cookie)?;
-        if flags.contains(OpFlag::Atomic) && target.has_flag(bindings::FUSE_IOMAP_F_ATOMIC_BIO) {
+        if flags.contains(OpFlag::Atomic) && is_untorn(&target, length) {
             translated = translated.with_flags(MapFlag::AtomicBio.into());
         }
         Ok(iomap::Mappings {

@@ -27,7 +27,7 @@ use kernel::{
 /// if the request ends later.  `forced` says that it was the server who wanted a direct one.
 pub(crate) fn write(
     inode: IomapInode<'_>,
-    request: WriteRequest<'_>,
+    mut request: WriteRequest<'_>,
     forced: bool,
 ) -> Result<usize> {
     if inode.is_bad() {
@@ -36,6 +36,9 @@ pub(crate) fn write(
     if inode.vfs().is_immutable() {
         // The file may have been opened before.
         return Err(EPERM);
+    }
+    if request.is_atomic() {
+        direct::check_atomic(inode, &mut request)?;
     }
     if !request.is_direct() {
         return write_cached(inode, request);

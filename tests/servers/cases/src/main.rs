@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! `cases [--seed N] [--count N] [--case LINE] SUITE...`: tests of the kernel's side of FUSE-iomap,
 //! to be run as root in a virtual machine. Prints one line for each case; `cases all` runs
-//! everything but `module`, `cases reads` and `cases writes` the suites about one of them.
+//! everything but `module` and `atomic`, `cases reads` and `cases writes` the suites about one of them.
 //!
 //! It wants the `lab` binary in `$FI_BIN`, disks of 64 MiB in `$FI_DISK_A`, `$FI_DISK_B` and,
 //! with logical blocks of 4096 bytes, `$FI_DISK_C`, and for `module` the path of fuse.ko in
-//! `$FI_FUSE_KO`. What is on the disks is lost.
+//! `$FI_FUSE_KO`. For `atomic` the first disk has to write blocks in one piece. What is on the disks
+//! is lost.
 //!
 //! Suites that generate their cases print the seed; `--seed` repeats it, `--count` says how many
 //! cases, and `--case` runs a single one from the line that was printed when it failed.
@@ -33,6 +34,7 @@ use tap::{Tap, comment};
 enum About {
     Reads,
     Writes,
+    Atomic,
     Module,
 }
 
@@ -42,6 +44,7 @@ impl About {
         match self {
             Self::Reads => "reads",
             Self::Writes => "writes",
+            Self::Atomic => "atomic",
             Self::Module => "module",
         }
     }
@@ -49,7 +52,7 @@ impl About {
     /// A case that takes longer hangs, even when everything is emulated.
     const fn limit(self) -> Duration {
         match self {
-            Self::Reads | Self::Module => Duration::from_secs(60),
+            Self::Reads | Self::Atomic | Self::Module => Duration::from_secs(60),
             // Many of these are hundreds in one.
             Self::Writes => Duration::from_secs(400),
         }
@@ -58,7 +61,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 20] = [
+const SUITES: [Suite; 21] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -78,6 +81,7 @@ const SUITES: [Suite; 20] = [
     ("zeroing", About::Writes, suites::zeroing::run),
     ("counters", About::Writes, suites::counters::run),
     ("ioends", About::Writes, suites::ioends::run),
+    ("atomic", About::Atomic, suites::atomic::run),
     ("module", About::Module, suites::module::run),
 ];
 
@@ -136,7 +140,9 @@ fn main() -> ExitCode {
     };
     let named = |name: &str| args.iter().any(|a| a == name);
     let wanted = |name: &str, about: About| {
-        named(name) || named(about.name()) || (about != About::Module && named("all"))
+        named(name)
+            || named(about.name())
+            || (matches!(about, About::Reads | About::Writes) && named("all"))
     };
     let known = |a: &str| {
         let is = |(name, about, _): &Suite| a == *name || a == about.name();

@@ -8,7 +8,7 @@ use rustix::mount::{
 use std::ffi::CString;
 use std::fmt::Write;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// How a filesystem is mounted.
@@ -169,7 +169,11 @@ pub(crate) fn open_device() -> io::Result<OwnedFd> {
 }
 
 /// Mounts with an open FUSE device.
-pub(crate) fn mount(dev: &OwnedFd, mountpoint: &Path, options: &MountOptions) -> io::Result<()> {
+pub(crate) fn mount(
+    dev: BorrowedFd<'_>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> io::Result<()> {
     let data = CString::new(options.data(dev.as_raw_fd()))?;
     rustix::mount::mount(
         &options.source,

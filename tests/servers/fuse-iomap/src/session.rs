@@ -5,6 +5,7 @@ use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
 use crate::fs::Filesystem;
 use crate::hook::{ReplyAction, ReplyHook};
+use crate::ioctl;
 use crate::mount::{self, MountOptions};
 use crate::request::{self, Request};
 use crate::uring;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::io;
 use std::num::NonZero;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -33,6 +34,9 @@ pub struct SessionOptions {
     pub handle_signals: bool,
     /// Where counters are written on SIGUSR1 and at the end.
     pub counters_file: Option<PathBuf>,
+    /// Have mount(2) wait for INIT and CONFIG (ioctl SYNC_INIT), so that it fails if they do. Only
+    /// for sessions that mount.
+    pub sync_init: bool,
     /// Sees every reply before it is sent.
     pub hook: Option<Arc<dyn ReplyHook>>,
     /// Exchange requests and replies over io_uring, if the kernel offers that
@@ -49,6 +53,7 @@ impl Default for SessionOptions {
             nofs: true,
             handle_signals: true,
             counters_file: None,
+            sync_init: false,
             hook: None,
             uring: false,
         }
@@ -68,7 +73,8 @@ struct Shared<F> {
 }
 
 impl<F: Filesystem> Session<F> {
-    /// Mounts `fs` on `mountpoint`. Nothing there answers before [`Session::run`].
+    /// Mounts `fs` on `mountpoint`. Nothing there answers before [`Session::run`], except that with
+    /// [`SessionOptions::sync_init`] INIT and CONFIG have been answered when this returns.
     pub fn mount(
         fs: F,
         mountpoint: impl AsRef<Path>,
@@ -78,8 +84,25 @@ impl<F: Filesystem> Session<F> {
         let dev = mount::open_device()?;
         // A relative path would lead elsewhere once the server changes its directory.
         let mountpoint = mountpoint.as_ref().canonicalize()?;
-        mount::mount(&dev, &mountpoint, mount_options)?;
-        Ok(Self::new(fs, dev, Some(mountpoint), options))
+        let sync_init = options.sync_init;
+        let session = Self::new(fs, dev, Some(mountpoint.clone()), options);
+        let dev = session.connection();
+        if sync_init {
+            ioctl::sync_init(dev.as_fd())?;
+            // A thread answers while this one waits in mount(2). If that fails before there is a
+            // connection, the other waits for one until the process ends.
+            let shared = session.shared.clone();
+            let handshake = thread::Builder::new()
+                .name("handshake".into())
+                .spawn(move || Worker::new(shared).shake_hands())?;
+            mount::mount(dev.as_fd(), &mountpoint, mount_options)?;
+            handshake
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the handshake panicked")))?;
+        } else {
+            mount::mount(dev.as_fd(), &mountpoint, mount_options)?;
+        }
+        Ok(session)
     }
 
     /// Serves a connection that somebody else has mounted or will mount.
@@ -295,6 +318,18 @@ impl<F: Filesystem> Worker<F> {
     fn run(mut self) -> io::Result<()> {
         self.shared.prepare_thread();
         while self.step()? {}
+        Ok(())
+    }
+
+    /// Answers what is asked before anything else is.
+    fn shake_hands(mut self) -> io::Result<()> {
+        while self.step()? {
+            let connection = &self.shared.connection;
+            let configured = !connection.has_iomap() || connection.is_configured();
+            if connection.negotiated().is_some() && configured {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -256,6 +256,7 @@ fn run() -> Result<(), String> {
     let options = SessionOptions {
         threads: scenario.options.threads,
         counters_file: args.counters,
+        sync_init: scenario.options.sync_init,
         hook: Some(misbehave.clone()),
         uring: scenario.options.uring || std::env::var_os("FI_URING").is_some(),
         ..SessionOptions::default()

@@ -15,6 +15,7 @@ pub struct FileModel {
     size: u64,
     blksize: u32,
     extents: BTreeMap<u64, ExtentSpec>,
+    period: Option<u64>,
 }
 
 impl FileModel {
@@ -54,12 +55,19 @@ impl FileModel {
             }
             end = extent.offset + extent.length;
         }
+        if spec
+            .period
+            .is_some_and(|p| p < end || p == 0 || spec.size % p != 0)
+        {
+            return Err("the period is too short, or the size no multiple of it".into());
+        }
         Ok(Self {
             seed,
             inline_space,
             size: spec.size,
             blksize: spec.blksize,
             extents,
+            period: spec.period,
         })
     }
 
@@ -83,6 +91,23 @@ impl FileModel {
     /// A hole ends at the next extent. Behind the last one it reaches at least to `pos + count`,
     /// rounded up to blocks.
     pub fn lookup(&self, pos: u64, count: u64) -> ExtentSpec {
+        let Some(period) = self.period else {
+            return self.find(pos, count);
+        };
+        if pos >= self.size {
+            let block = u64::from(self.blksize);
+            let end = pos.saturating_add(count.max(1)).min(i64::MAX as u64);
+            let end = end.next_multiple_of(block);
+            return ExtentSpec::hole(self.size, end - self.size);
+        }
+        let inside = pos % period;
+        let mut extent = self.find(inside, 1);
+        extent.length = extent.length.min(period - extent.offset);
+        extent.offset += pos - inside;
+        extent
+    }
+
+    fn find(&self, pos: u64, count: u64) -> ExtentSpec {
         let before = self.extents.range(..=pos).next_back().map(|(_, e)| e);
         if let Some(extent) = before.filter(|e| pos < e.offset + e.length) {
             return extent.clone();
@@ -151,6 +176,23 @@ impl FileModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extents_come_again() {
+        let mut spec = FileSpec::iomap(1 << 20, 512, vec![ExtentSpec::mapped(512, 512, 0, 4096)]);
+        spec.period = Some(2048);
+        let model = FileModel::new(1, 0, &spec).unwrap();
+        let at = |pos| {
+            let e = model.lookup(pos, 1 << 20);
+            (e.offset, e.length, e.kind, e.addr)
+        };
+        assert_eq!(at(0), (0, 512, ExtentKind::Hole, 0));
+        assert_eq!(at(2048 + 600), (2048 + 512, 512, ExtentKind::Mapped, 4096));
+        assert_eq!(at(4096 - 1), (2048 + 1024, 1024, ExtentKind::Hole, 0));
+        assert_eq!(at(1 << 20), (1 << 20, 1 << 20, ExtentKind::Hole, 0));
+        spec.period = Some(1000);
+        assert!(FileModel::new(1, 0, &spec).is_err());
+    }
 
     fn model() -> FileModel {
         let extents = vec![

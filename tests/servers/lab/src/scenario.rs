@@ -82,6 +82,8 @@ pub struct Options {
     pub accept_passthrough: bool,
     /// Have the FUSE device marked for iomap first.
     pub add_iomap: bool,
+    /// Have mount(2) wait for INIT and CONFIG.
+    pub sync_init: bool,
     /// Drop CAP_SYS_RAWIO before mounting.
     pub drop_sys_rawio: bool,
     /// Have requests come over io_uring; so has `$FI_URING`.
@@ -126,6 +128,7 @@ impl Default for Options {
             force_iomap: false,
             accept_passthrough: false,
             add_iomap: false,
+            sync_init: false,
             drop_sys_rawio: false,
             uring: false,
             prepare: true,
@@ -199,6 +202,10 @@ pub struct FileSpec {
     /// Extents in any order; what lies between them is a hole.
     #[serde(default)]
     pub extents: Vec<ExtentSpec>,
+    /// The extents come again and again up to the size, each time this many bytes further, at the
+    /// same addresses.
+    #[serde(default)]
+    pub period: Option<u64>,
 }
 
 const fn default_blksize() -> u32 {
@@ -213,6 +220,7 @@ impl FileSpec {
             blksize,
             iomap: true,
             extents,
+            period: None,
         }
     }
 
@@ -236,6 +244,7 @@ impl FileSpec {
             blksize: default_blksize(),
             iomap: false,
             extents: Vec::new(),
+            period: None,
         }
     }
 }

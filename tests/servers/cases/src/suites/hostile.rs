@@ -153,4 +153,5 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         Ok(())
     });
     finish(tap, lab);
+    super::lies::run(tap, machine);
 }

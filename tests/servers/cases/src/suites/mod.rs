@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The suites.
 
+pub mod atomic;
 mod bench;
 pub mod cache;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod direct;
 pub mod hostile;
 pub mod inline;
 pub mod ioends;
+mod lies;
 pub mod mixed;
 pub mod module;
 pub mod negotiation;
@@ -18,6 +20,7 @@ pub mod privilege;
 pub mod readonly;
 pub mod replies;
 pub mod rules;
+pub mod sync_init;
 pub mod trace;
 pub mod uring;
 pub mod write;

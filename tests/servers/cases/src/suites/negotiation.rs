@@ -172,6 +172,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     });
 
     let scenario = scenario();
+    super::sync_init::run(tap, machine, &scenario);
     let Some(mut lab) = start_iomap(tap, machine, &scenario) else {
         return;
     };

@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Files that the server will not have written, beside ordinary ones that can be.
 
+use super::bench::{self, Bench};
+use super::write::{create, pattern, rule};
 use super::{finish, start_iomap};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
-use crate::files::{fails_with, open_cold, pread, same, write_both_ways};
+use crate::files::{cool, fails_with, open_cold, pread, same, write_both_ways};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
+use fuse_iomap::wire::iomap_op;
+use lab::misbehave::Action;
 use lab::model::FileModel;
 use lab::scenario::{ExtentSpec, FileSpec, Scenario};
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mount::{MountFlags, mount_remount};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -57,6 +62,84 @@ fn refused(path: &Path) -> Outcome {
         fails_with("fallocate", result.map_err(Into::into), &[libc::EOPNOTSUPP])?;
     }
     file.sync_all().map_err(|e| format!("fsync: {e}"))
+}
+
+fn remount(path: &Path, flags: MountFlags) -> std::io::Result<()> {
+    Ok(mount_remount(path, flags, "")?)
+}
+
+/// Remounting read-only has to wait for writers, writes what is dirty, and then nothing can be changed.
+fn remounted(bench: &mut Bench) -> Outcome {
+    let name = "unwritten-4096/remounted";
+    let path = bench.lab.path(name);
+    let top = bench.lab.mountpoint().to_owned();
+    let model = pattern(12, 50_000);
+    let file = create(&path)?;
+    file.write_all_at(&model, 0)
+        .map_err(|e| format!("write: {e}"))?;
+    let early = remount(&top, MountFlags::RDONLY);
+    fails_with("remount with a writer", early, &[libc::EBUSY])?;
+    drop(file);
+    remount(&top, MountFlags::RDONLY).map_err(|e| format!("remount read-only: {e}"))?;
+    let map = bench.lab.map(name)?;
+    ensure!(map.size == model.len() as u64, "size on disk {}", map.size);
+    bench.on_disk(&map, &model)?;
+    let opened = OpenOptions::new().write(true).open(&path);
+    fails_with("open for writing", opened, &[libc::EROFS])?;
+    let c_path = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    fails_with("truncate", sys::truncate(&c_path, 10), &[libc::EROFS])?;
+    fails_with("unlink", std::fs::remove_file(&path), &[libc::EROFS])?;
+    let got = pread(&open_cold(&path)?, 0, model.len() + 1).map_err(|e| e.to_string())?;
+    same(0, &got, &model)?;
+    remount(&top, MountFlags::empty()).map_err(|e| format!("remount for writing: {e}"))?;
+    let file = OpenOptions::new().read(true).write(true).open(&path);
+    let file = file.map_err(|e| format!("open afterwards: {e}"))?;
+    file.write_all_at(&model[..10_000], 50_000)
+        .map_err(|e| format!("write afterwards: {e}"))?;
+    let model = [&model[..], &model[..10_000]].concat();
+    bench.compare(&file, name, &model)
+}
+
+/// The server finds that it must not write any more, as after an error of its disk, when there is dirty
+/// data: fsync says so, what was there before can be read, and remounting read-only works.
+fn turned(bench: &mut Bench, way: &str) -> Outcome {
+    let name = format!("{way}-4096/turned");
+    let path = bench.lab.path(&name);
+    let top = bench.lab.mountpoint().to_owned();
+    let model = pattern(13, 40_000);
+    let file = create(&path)?;
+    file.write_all_at(&model, 0)
+        .map_err(|e| format!("write: {e}"))?;
+    file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+    file.write_all_at(&[1; 5000], 40_000)
+        .map_err(|e| format!("write: {e}"))?;
+    let no = || Action::Error {
+        value: -libc::EROFS,
+    };
+    let write = (iomap_op::WRITE, 0);
+    bench.lab.set_rules(vec![
+        rule("IOMAP_BEGIN", &name, write, no()),
+        rule("IOMAP_IOEND", &name, (0, 0), no()),
+        rule("SETATTR", &name, (0, 0), no()),
+    ])?;
+    let result = (|| {
+        fails_with("fsync", file.sync_all(), &[libc::EROFS])?;
+        fails_with("write", file.write_at(&[2; 5000], 90_000), &[libc::EROFS])?;
+        fails_with("truncate", file.set_len(100), &[libc::EROFS])?;
+        cool(&file)?;
+        let got = pread(&file, 0, 40_000).map_err(|e| format!("read: {e}"))?;
+        same(0, &got, &model)?;
+        Ok(())
+    })();
+    drop(file);
+    let result = result.and_then(|()| {
+        remount(&top, MountFlags::RDONLY).map_err(|e| format!("remount read-only: {e}"))?;
+        let got = pread(&open_cold(&path)?, 0, 40_000).map_err(|e| format!("read: {e}"))?;
+        same(0, &got, &model)?;
+        remount(&top, MountFlags::empty()).map_err(|e| format!("remount for writing: {e}"))
+    });
+    bench.lab.set_rules(Vec::new())?;
+    result
 }
 
 /// Runs the suite.
@@ -113,4 +196,16 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         Ok(())
     });
     finish(tap, lab);
+    let mut scenario = bench::scenario(55, None);
+    scenario.options.fill = false;
+    let Some(mut bench) = Bench::start(tap, machine, &scenario) else {
+        return;
+    };
+    tap.case("remounting read-only and back", || remounted(&mut bench));
+    for way in ["unwritten", "delalloc", "cow-always"] {
+        tap.case(&format!("{way}: the server turns read-only"), || {
+            turned(&mut bench, way)
+        });
+    }
+    finish(tap, bench.lab);
 }

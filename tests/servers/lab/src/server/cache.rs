@@ -8,8 +8,9 @@ use super::node::Kind;
 use super::{INO_BASE, Lab, lock};
 use crate::caching::CacheMode;
 use crate::misbehave::Notice;
+use crate::model::FileModel;
 use crate::random::Random;
-use crate::store::{Answer, Side, Store};
+use crate::store::{ALWAYS_ASKED, Answer, Side, Store};
 use fuse_iomap::wire::{self, INVAL_TO_EOF, IomapBeginIn, IomapConfigIn, iomap_flags, iomap_op};
 use fuse_iomap::{BeginReply, ConfigReply, Errno, Mapping, Result};
 use std::io;
@@ -111,6 +112,30 @@ impl Lab {
                 _ => self.stored_reply(&answer),
             }
         })
+    }
+
+    /// The answer for a file of extents that are there from the start: the kernel may remember them.
+    pub(super) fn extents_reply(
+        &self,
+        args: &IomapBeginIn,
+        read: Mapping,
+        model: &FileModel,
+    ) -> Result<BeginReply> {
+        let mut reply = BeginReply::read(read);
+        let cache = self.options.cache.as_ref();
+        let Some(cache) = cache.filter(|cache| cache.mode == CacheMode::Replies) else {
+            return Ok(reply);
+        };
+        if args.opflags & ALWAYS_ASKED != 0 {
+            return Ok(reply);
+        }
+        let mut at = read.end();
+        while reply.more.len() < cache.batch_mappings && at < model.size() {
+            let next = self.mapping(&model.lookup(at, 1))?;
+            at = next.end();
+            reply.more.push(next.cached());
+        }
+        Ok(reply.cached())
     }
 
     /// Leaves the kernel to find out again.

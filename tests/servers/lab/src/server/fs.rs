@@ -32,7 +32,7 @@ pub(super) fn errno(e: &io::Error) -> Errno {
 }
 
 impl Lab {
-    fn mapping(&self, e: &ExtentSpec) -> Result<Mapping> {
+    pub(super) fn mapping(&self, e: &ExtentSpec) -> Result<Mapping> {
         self.side(e.offset, e.length, e.kind, (e.dev, e.addr), e.flags)
     }
 
@@ -519,7 +519,7 @@ impl Filesystem for LabFs {
         let extent = model.lookup(args.pos, args.count);
         let read = self.0.mapping(&extent)?;
         Ok(match &extent.write {
-            None => BeginReply::read(read),
+            None => self.0.extents_reply(args, read, model)?,
             Some(w) => {
                 let to = (w.dev, w.addr);
                 let write = self

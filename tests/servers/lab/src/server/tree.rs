@@ -70,6 +70,9 @@ impl Lab {
             (S_IFDIR, _) => Kind::Dir(Mutex::default()),
             (S_IFREG, _) => {
                 flags |= attr_flags::IOMAP;
+                if policy.atomic {
+                    flags |= attr_flags::ATOMIC;
+                }
                 blksize = policy.blksize;
                 lock(&self.store).create(id, policy.clone(), 0);
                 Kind::Stored

@@ -153,15 +153,18 @@ impl File {
             None => piece.within(&(piece.start..asked.end.max(asked.start + self.block()))),
             Some(_) => piece,
         };
-        Answer::new(side(&piece, piece.state, self.end_flag()), None)
+        Answer::new(side(&piece, piece.state, self.flags()), None)
     }
 
-    const fn end_flag(&self) -> u16 {
+    const fn flags(&self) -> u16 {
+        let mut flags = 0;
         if self.policy.want_end {
-            iomap_flags::WANT_IOMAP_END
-        } else {
-            0
+            flags |= iomap_flags::WANT_IOMAP_END;
         }
+        if self.policy.atomic {
+            flags |= iomap_flags::ATOMIC_BIO;
+        }
+        flags
     }
 
     /// Whether a block must not be overwritten where it is, and how far that goes.
@@ -200,7 +203,7 @@ impl File {
         let shared = iomap_flags::SHARED;
         Answer::new(
             side(&old, old.state, shared),
-            Some(side(&new, new.state, shared | self.end_flag())),
+            Some(side(&new, new.state, shared | self.flags())),
         )
     }
 
@@ -331,7 +334,7 @@ impl File {
                 // Both ways to say it are good.
                 Ok(Answer::new(
                     side(&here, None, 0),
-                    Some(side(&here, piece.state, self.end_flag())),
+                    Some(side(&here, piece.state, self.flags())),
                 ))
             }
             None if allocates => self.fill_hole(space, piece, &here, direct, own),
@@ -342,7 +345,7 @@ impl File {
     /// New blocks that were not written back: nothing to read, and mapped to write.
     fn answer_new(&self, piece: Piece) -> Answer {
         let place = piece.state.and_then(State::place);
-        let flags = iomap_flags::NEW | self.end_flag();
+        let flags = iomap_flags::NEW | self.flags();
         Answer::new(
             side(&piece, None, 0),
             Some(side(&piece, place.map(State::Written), flags)),
@@ -373,7 +376,7 @@ impl File {
             let piece = self.map.get(here.start);
             return Ok(Answer::new(
                 side(here, None, 0),
-                Some(side(&piece, piece.state, self.end_flag())),
+                Some(side(&piece, piece.state, self.flags())),
             ));
         }
         if mapped {
@@ -397,7 +400,7 @@ impl File {
         *own = Some(range.clone());
         self.map.set(range.clone(), State::Unwritten(place));
         let piece = self.map.get(here.start);
-        let flags = self.end_flag();
+        let flags = self.flags();
         // Both ways to say it are good.
         Ok(if here.start / self.block() % 2 == 1 {
             let write = side(&piece, piece.state, flags | iomap_flags::NEW);

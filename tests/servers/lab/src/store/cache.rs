@@ -12,7 +12,7 @@ use fuse_iomap::{Errno, Result};
 use std::ops::Range;
 
 /// The kernel does not look these up.
-pub(super) const ALWAYS_ASKED: u32 = iomap_op::SWAPFILE | iomap_op::ATOMIC;
+pub const ALWAYS_ASKED: u32 = iomap_op::SWAPFILE | iomap_op::ATOMIC;
 
 impl Store {
     /// From now on the kernel may remember answers, which get at most `more` further mappings.

@@ -16,6 +16,7 @@ mod reflink;
 pub mod space;
 
 use crate::devices::Device;
+pub use cache::ALWAYS_ASKED;
 use extents::State;
 use file::File;
 pub use file::{Answer, Side};
@@ -64,6 +65,8 @@ pub struct Policy {
     pub want_end: bool,
     /// Files begin with their data inline.
     pub inline: bool,
+    /// Untorn writes are promised, by devices that can do them or by copy-on-write.
+    pub atomic: bool,
 }
 
 impl Default for Policy {
@@ -78,6 +81,7 @@ impl Default for Policy {
             extra: 0,
             want_end: false,
             inline: false,
+            atomic: false,
         }
     }
 }

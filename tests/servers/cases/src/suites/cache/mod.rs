@@ -3,6 +3,7 @@
 //! say what is not allowed; and completions told in batches.
 
 mod batches;
+mod bounds;
 mod hostile;
 mod notices;
 mod warm;
@@ -92,6 +93,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         warm::run(tap, &mut bench, mode, more);
         if more > 0 {
             notices::run(tap, &mut bench);
+            bounds::run(tap, &mut bench.lab);
         }
         super::finish(tap, bench.lab);
     }
@@ -100,4 +102,5 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     warm::run_apart(tap, machine, &scenario);
     hostile::run(tap, machine, &scenario);
     batches::run(tap, machine, &scenario);
+    bounds::run_apart(tap, machine);
 }
