@@ -110,6 +110,7 @@ def main():
     kept = vm.CACHE / "bench"
     kept.mkdir(parents=True, exist_ok=True)
     failed = False
+    made_of = commit()
     for device in options.device or (["ram"] if options.profile == "quick" else ["ram", "disk"]):
         name = f"{options.vm}-{device}" + ("-quick" if options.profile == "quick" else "")
         result, trouble = boot(options, device)
@@ -120,7 +121,7 @@ def main():
             f"guest: {MACHINES[options.vm][1]}",
             f"machine: {processor()}",
             f"made by `tests/bench/run.py --profile {options.profile} --vm {options.vm} --device {device} "
-            f"--rounds {options.rounds}` of {commit()}, {time.strftime('%Y-%m-%d')}, "
+            f"--rounds {options.rounds}` of {made_of}, {time.strftime('%Y-%m-%d')}, "
             f"in {result.seconds / 60:.0f} minutes",
         ]
         print(report.write(result.output, (options.out or kept) / name, notes))
