@@ -201,6 +201,8 @@ class Bench:
         fill(holes, holey)
         fill(directory / "filler", None)
         spare.unlink()
+        # With a journal, what was freed can be used when that is committed.
+        os.sync()
         with open(holes, "r+b") as file:
             for offset in range(0, holey, 8192):
                 fallocate(file.fileno(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, 4096)
