@@ -26,15 +26,19 @@ struct fuse_chan_param;
 struct fuse_conn;
 struct fuse_copy_state;
 struct fuse_dev;
+struct fuse_iomap_backing_info;
 struct fuse_iomap_config_in;
 struct fuse_iomap_config_out;
+struct fuse_iomap_dev_inval_out;
 struct fuse_iomap_inval_mappings_out;
 struct fuse_iomap_ioend_in;
 struct fuse_iomap_io;
 struct fuse_iomap_upsert_mappings_out;
 struct fuse_mount;
+struct fuse_statx;
 struct iov_iter;
 struct kiocb;
+struct kstat;
 struct mnt_idmap;
 struct posix_acl;
 struct seq_file;
@@ -113,6 +117,8 @@ ssize_t fuse_iomap_file_read_iter(struct kiocb *iocb, struct iov_iter *to);
 ssize_t fuse_iomap_file_write_iter(struct kiocb *iocb, struct iov_iter *from);
 int fuse_iomap_file_fsync(struct file *file, loff_t start, loff_t end,
 			  int datasync);
+int fuse_iomap_file_fadvise(struct file *file, loff_t offset, loff_t len,
+			    int advice);
 long fuse_iomap_file_fallocate(struct file *file, int mode, loff_t offset,
 			       loff_t len);
 vm_fault_t fuse_iomap_page_mkwrite(struct vm_fault *vmf);
@@ -135,16 +141,24 @@ int fuse_iomap_inval(struct inode *inode,
 
 void fuse_iomap_show_counters(struct fuse_conn *fc, struct seq_file *m);
 void fuse_iomap_count_message(struct fuse_conn *fc, u32 number, int error);
+bool fuse_iomap_is_atomic(struct inode *inode);
 
 /* fs/fuse/iomap/acl.c */
 int fuse_iomap_set_acl(struct mnt_idmap *idmap, struct dentry *dentry,
 		       const char *name, struct posix_acl *acl, int type);
+
 /* fs/fuse/iomap/backing.c */
 int fuse_iomap_device_open(struct fuse_conn *fc, struct fuse_backing_map *map);
 int fuse_iomap_device_close(struct fuse_conn *fc, int id);
 int fuse_iomap_flush_devices(struct fuse_conn *fc);
 unsigned int fuse_iomap_logical_block_size(struct fuse_conn *fc);
 void fuse_iomap_close_devices(struct fuse_conn *fc);
+
+/* fs/fuse/iomap/bdev.c */
+int fuse_iomap_dev_inval(struct fuse_conn *fc,
+			 const struct fuse_iomap_dev_inval_out *outarg);
+int fuse_iomap_set_blocksize(struct fuse_conn *fc,
+			     struct fuse_iomap_backing_info __user *argp);
 
 /* fs/fuse/iomap/config.c */
 void fuse_iomap_send_config(struct fuse_mount *fm,
@@ -178,6 +192,11 @@ long fuse_iomap_ioctl_shutdown(struct super_block *sb, unsigned long arg);
 /* fs/fuse/iomap/notify.c */
 int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
 		      unsigned int size, struct fuse_copy_state *cs);
+
+/* fs/fuse/iomap/statx.c */
+void fuse_iomap_statx(struct kstat *stat, const struct fuse_statx *sx);
+void fuse_iomap_getattr(struct inode *inode, struct kstat *stat,
+			u32 request_mask);
 
 /* fs/fuse/iomap/report.c */
 void fuse_iomap_report_rejected(const struct inode *inode, unsigned int rule,

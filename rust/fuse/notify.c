@@ -38,7 +38,7 @@ static void fuse_iomap_put_inode(struct fuse_conn *fc,
 	queue_work(fc->iomap_state.ioend_wq, &put->work);
 }
 
-/* Both notifications start with the same two fields */
+/* Those about an inode start with the same two fields */
 union fuse_iomap_notification {
 	struct {
 		u64 nodeid;
@@ -46,6 +46,7 @@ union fuse_iomap_notification {
 	};
 	struct fuse_iomap_upsert_mappings_out upsert;
 	struct fuse_iomap_inval_mappings_out inval;
+	struct fuse_iomap_dev_inval_out dev_inval;
 };
 
 static int fuse_iomap_match(struct inode *inode, u64 hashval, void *data)
@@ -98,10 +99,9 @@ static int fuse_iomap_notify_inode(struct inode *inode,
 		fuse_iomap_inval(inode, &arg->inval);
 }
 
-static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
-				      enum fuse_notify_code code,
-				      unsigned int size,
-				      struct fuse_copy_state *cs)
+static int fuse_iomap_do_notify(struct fuse_conn *fc,
+				enum fuse_notify_code code, unsigned int size,
+				struct fuse_copy_state *cs)
 {
 	union fuse_iomap_notification arg;
 	struct fuse_iomap_put *put;
@@ -116,6 +116,10 @@ static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
 		if (size != sizeof(arg.inval))
 			return -EINVAL;
 		break;
+	case FUSE_NOTIFY_IOMAP_DEV_INVAL:
+		if (size != sizeof(arg.dev_inval))
+			return -EINVAL;
+		break;
 	default:
 		return -EINVAL;
 	}
@@ -124,6 +128,9 @@ static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
 	if (err)
 		return err;
 	fuse_copy_finish(cs);
+
+	if (code == FUSE_NOTIFY_IOMAP_DEV_INVAL)
+		return fuse_iomap_dev_inval(fc, &arg.dev_inval);
 
 	put = kmalloc_obj(*put);
 	if (!put)
@@ -143,7 +150,7 @@ static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
 }
 
 /**
- * fuse_iomap_notify - handle a notification about mappings
+ * fuse_iomap_notify - handle a notification about mappings or a device
  * @fc: the connection, with iomap on
  * @code: what it is
  * @size: its length, in bytes
@@ -151,12 +158,13 @@ static int fuse_iomap_notify_mappings(struct fuse_conn *fc,
  *
  * Context: May sleep.  Called by the server, so it waits for no request.
  * Return: 0; -EINVAL if it makes no sense; -ENOENT if there is no such inode
- * in core; -EUCLEAN if a mapping breaks a rule; -ENOMEM.
+ * in core, or no such device; -EUCLEAN if a mapping breaks a rule; -ENOMEM; or
+ * what fuse_iomap_dev_inval() says.
  */
 int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
 		      unsigned int size, struct fuse_copy_state *cs)
 {
-	int err = fuse_iomap_notify_mappings(fc, code, size, cs);
+	int err = fuse_iomap_do_notify(fc, code, size, cs);
 
 	fuse_iomap_count_message(fc, code, err);
 	return err;

@@ -217,3 +217,18 @@ unsafe extern "C" fn fuse_iomap_truncate_end(
         );
     }
 }
+
+/// Whether the server can have a block written in one piece or not at all.
+///
+/// Context: any.
+///
+/// # Safety
+///
+/// `inode` is an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_is_atomic(inode: *mut bindings::inode) -> bool {
+    // SAFETY: The inode is alive by the safety requirements.
+    let inode = unsafe { Inode::from_raw(inode) };
+
+    IomapInode::new(inode).is_some_and(|inode| inode.state().atomic)
+}

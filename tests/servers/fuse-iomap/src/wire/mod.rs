@@ -253,7 +253,17 @@ wire_struct! {
         rdev_minor: u32,
         dev_major: u32,
         dev_minor: u32,
-        spare2: [u64; 14],
+        mnt_id: u64,
+        dio_mem_align: u32,
+        dio_offset_align: u32,
+        subvol: u64,
+        atomic_write_unit_min: u32,
+        atomic_write_unit_max: u32,
+        atomic_write_segments_max: u32,
+        dio_read_offset_align: u32,
+        atomic_write_unit_max_opt: u32,
+        spare2: u32,
+        spare3: [u64; 8],
     }
 }
 wire_struct! {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * FUSE file I/O through iomap: what statx(2) shows beyond what stat(2) does.
+ */
+
+#include "../fuse_i.h"
+
+#include <linux/blkdev.h>
+#include <linux/stat.h>
+
+/**
+ * fuse_iomap_statx - take over what only servers of iomap mounts are asked for
+ * @stat: what statx(2) is going to show
+ * @sx: what the server has answered
+ *
+ * Context: any.
+ */
+void fuse_iomap_statx(struct kstat *stat, const struct fuse_statx *sx)
+{
+	if (sx->mask & STATX_SUBVOL) {
+		stat->subvol = sx->subvol;
+		stat->result_mask |= STATX_SUBVOL;
+	}
+}
+
+/*
+ * What is right for all devices: a file may get blocks on any of them, and nobody
+ * asks again.
+ */
+static void fuse_iomap_fill_dio(struct fuse_conn *fc, struct kstat *stat)
+{
+	struct fuse_backing *fb;
+	u32 offset_align = 0;
+	u32 mem_align = 0;
+	int id;
+
+	spin_lock(&fc->lock);
+	idr_for_each_entry(&fc->backing_files_map, fb, id) {
+		struct block_device *bdev;
+
+		if (fb->type != FUSE_BACKING_TYPE_IOMAP)
+			continue;
+		bdev = file_bdev(fb->file);
+		mem_align = max(mem_align, bdev_dma_alignment(bdev) + 1U);
+		offset_align = max(offset_align,
+				   bdev_logical_block_size(bdev));
+	}
+	spin_unlock(&fc->lock);
+	if (!offset_align)
+		return;
+
+	stat->result_mask |= STATX_DIOALIGN | STATX_DIO_READ_ALIGN;
+	stat->dio_mem_align = mem_align;
+	stat->dio_offset_align = offset_align;
+	stat->dio_read_offset_align = offset_align;
+}
+
+/**
+ * fuse_iomap_getattr - show what the kernel knows of direct I/O on a file
+ * @inode: an iomap inode
+ * @stat: what statx(2) is going to show
+ * @request_mask: what it was asked for
+ *
+ * Context: any.
+ */
+void fuse_iomap_getattr(struct inode *inode, struct kstat *stat,
+			u32 request_mask)
+{
+	if (request_mask & (STATX_DIOALIGN | STATX_DIO_READ_ALIGN))
+		fuse_iomap_fill_dio(get_fuse_conn(inode), stat);
+	if (request_mask & STATX_WRITE_ATOMIC) {
+		unsigned int unit = fuse_iomap_is_atomic(inode) ?
+			i_blocksize(inode) : 0;
+
+		generic_fill_statx_atomic_writes(stat, unit, unit, 0);
+	}
+}
