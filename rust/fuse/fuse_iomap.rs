@@ -13,7 +13,7 @@
 //! - [`ops`]: the answers to fs/iomap, [`begin`]: where they come from, [`cache`]: what is known
 //!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
 //! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
-//!   [`ioend`]: completions, [`sync`]: stable storage.
+//!   [`ioend`]: completions, [`sync`]: stable storage, [`swap`]: files that are swapped to.
 //! - [`attr`]: times and flags.
 //! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked,
 //!   [`counters`]: what is counted.
@@ -58,6 +58,7 @@ mod mapping;
 mod notify;
 mod ops;
 mod rule;
+mod swap;
 mod sync;
 #[cfg(CONFIG_FUSE_IOMAP_KUNIT_TEST)]
 mod tests;

@@ -174,6 +174,22 @@ fn collect<const N: usize>(others: u32, flags: [(bool, u32); N]) -> u32 {
         .fold(others, |all, (_, bit)| all | bit)
 }
 
+/// Tells the server that a file is not swapped to any more.
+///
+/// May sleep, until the server answers or dies.  There is nobody to tell of an error.
+pub(crate) fn tell_swapoff(inode: IomapInode<'_>) {
+    let request = fuse_iomap_ioend_in {
+        flags: bindings::FUSE_IOMAP_IOEND_SWAPOFF,
+        attr_ino: inode.attr_ino(),
+        new_addr: NO_ADDR,
+        ..Default::default()
+    };
+    let mut reply = [fuse_iomap_ioend_out::default()];
+    let answer = inode.send_ioends(core::slice::from_ref(&request), &mut reply);
+
+    inode.trace_ioend(&request, &answer.map(|_| None));
+}
+
 /// What an answer is judged by: the state from before the request.
 struct Before {
     layout: u64,

@@ -378,6 +378,21 @@ impl<D: Copy> Mapping<D> {
         Ok(target)
     }
 
+    /// Makes the mapping begin at `start`, a multiple of the block size, if that is inside it.
+    pub(crate) fn skip_to(&mut self, start: u64) {
+        let skip = start.saturating_sub(self.offset);
+        if skip >= self.length {
+            return;
+        }
+
+        // INVARIANT: What is left is a part of the range, on the device as well, in whole blocks.
+        self.offset += skip;
+        self.length -= skip;
+        if let Place::Mapped(_, addr) | Place::Unwritten(_, addr) = &mut self.place {
+            *addr += skip;
+        }
+    }
+
     /// Makes the mapping end at `end` at the latest, which is a multiple of the block size and
     /// beyond its start.
     pub(crate) fn limit(&mut self, end: u64) {

@@ -56,7 +56,7 @@ fn op_flags(flags: OpFlags) -> u32 {
 
 /// Translates a mapping for fs/iomap.
 #[inline]
-fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mapping<'a>> {
+pub(crate) fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mapping<'a>> {
     let kind = match mapping.place() {
         Place::Hole => Kind::Hole,
         Place::Delalloc => Kind::Delalloc,
@@ -215,6 +215,61 @@ fn check_direct(
     Ok(())
 }
 
+/// What END says of a mapping that was used for `written` of `length` bytes from `pos`.
+fn end_request(
+    inode: IomapInode<'_>,
+    pos: Offset,
+    length: u64,
+    written: u64,
+    opflags: u32,
+    mapping: &iomap::Finished<'_>,
+) -> Result<fuse_iomap_end_in> {
+    let token = Token::from_word(mapping.private());
+    let mut flags = u32::from(token.flags);
+    if mapping.flags().contains(MapFlag::SizeChanged) {
+        flags |= bindings::FUSE_IOMAP_F_SIZE_CHANGED;
+    }
+    if mapping.flags().contains(MapFlag::Stale) {
+        flags |= bindings::FUSE_IOMAP_F_STALE;
+    }
+
+    Ok(fuse_iomap_end_in {
+        opflags,
+        reserved: 0,
+        attr_ino: inode.attr_ino(),
+        pos: pos.unsigned_abs(),
+        count: length,
+        written: i64::try_from(written).map_err(|_| EIO)?,
+        map: fuse_iomap_io {
+            offset: mapping.offset().unsigned_abs(),
+            length: mapping.length(),
+            addr: mapping.addr(),
+            type_: mapping.raw_type(),
+            // CAST: All flags of the protocol are below bit 16.
+            flags: flags as u16,
+            dev: token.dev,
+        },
+    })
+}
+
+/// Tells the server that a mapping has been used that was only looked at, if it wants to know.
+pub(crate) fn end_report(
+    inode: IomapInode<'_>,
+    pos: Offset,
+    length: u64,
+    written: u64,
+    opflags: u32,
+    mapping: &iomap::Finished<'_>,
+) -> Result {
+    if !Token::from_word(mapping.private()).wants_end() {
+        return Ok(());
+    }
+    let request = end_request(inode, pos, length, written, opflags, mapping)?;
+
+    inode.trace_end(&request);
+    inode.send_end(&request)
+}
+
 impl iomap::Operations for FuseIomap {
     // It has one caller, and what it returns is large.
     #[inline(always)]
@@ -316,31 +371,7 @@ impl iomap::Operations for FuseIomap {
             return Ok(());
         }
 
-        let mut wire_flags = u32::from(token.flags);
-        if size_changed {
-            wire_flags |= bindings::FUSE_IOMAP_F_SIZE_CHANGED;
-        }
-        if mapping.flags().contains(MapFlag::Stale) {
-            wire_flags |= bindings::FUSE_IOMAP_F_STALE;
-        }
-
-        let request = fuse_iomap_end_in {
-            opflags: op_flags(flags),
-            reserved: 0,
-            attr_ino: inode.attr_ino(),
-            pos: pos.unsigned_abs(),
-            count: length,
-            written: i64::try_from(written).map_err(|_| EIO)?,
-            map: fuse_iomap_io {
-                offset: mapping.offset().unsigned_abs(),
-                length: mapping.length(),
-                addr: mapping.addr(),
-                type_: mapping.raw_type(),
-                // CAST: All flags of the protocol are below bit 16.
-                flags: wire_flags as u16,
-                dev: token.dev,
-            },
-        };
+        let request = end_request(inode, pos, length, written, op_flags(flags), mapping)?;
         // The server may take back what was not written, and use it for something else.
         let taken_back = short_write.then(|| request.pos..request.pos.saturating_add(length));
         if let Some(range) = &taken_back {

@@ -4,6 +4,7 @@
 #include <linux/iomap.h>
 #include <linux/list.h>
 #include <linux/pagemap.h>
+#include <linux/swap.h>
 
 __rust_helper int rust_helper_iomap_iter_next(const struct iomap_iter *iter,
 					      struct iomap *iomap,
@@ -47,3 +48,12 @@ __rust_helper void rust_helper_blk_crypto_submit_bio(struct bio *bio)
 {
 	blk_crypto_submit_bio(bio);
 }
+
+#ifdef CONFIG_SWAP
+__rust_helper void
+rust_helper_swap_info_set_bdev(struct swap_info_struct *sis,
+			       struct block_device *bdev)
+{
+	sis->bdev = bdev;
+}
+#endif

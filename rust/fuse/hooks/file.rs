@@ -8,6 +8,7 @@ use crate::{
     fallocate,
     fuse::IomapInode,
     ops::FuseIomap,
+    swap::FuseSwap,
     sync,
     write, //
 };
@@ -29,7 +30,8 @@ use kernel::{
 
 /// The page cache's operations for iomap inodes.
 #[no_mangle]
-static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> = AddressSpaceOperations::new_writable();
+static fuse_iomap_aops: AddressSpaceOperations<FuseIomap> =
+    AddressSpaceOperations::new_writable().with_swap::<FuseSwap>();
 
 /// Opens a file whose inode is in iomap mode.
 ///
@@ -246,6 +248,30 @@ unsafe extern "C" fn fuse_iomap_file_fallocate(
         fallocate::fallocate(inode, file, mode as u32, offset, length)?;
         Ok(0)
     })
+}
+
+/// `file_operations.fadvise`.
+///
+/// Context: may sleep.
+///
+/// # Safety
+///
+/// The VFS calls this for an open file of an iomap inode.
+#[export]
+unsafe extern "C" fn fuse_iomap_file_fadvise(
+    file: *mut bindings::file,
+    offset: bindings::loff_t,
+    length: bindings::loff_t,
+    advice: c_int,
+) -> c_int {
+    // SAFETY: The file is open by the safety requirements, and so is its inode.
+    let inode = unsafe { Inode::from_raw((*file).f_inode) };
+    // What fills the page cache must not meet blocks that change hands meanwhile.
+    // CAST: Not negative; nothing else is equal to this.
+    let _lock = (advice as u32 == bindings::POSIX_FADV_WILLNEED).then(|| inode.lock_shared());
+
+    // SAFETY: The file is open.
+    unsafe { bindings::generic_fadvise(file, offset, length, advice) }
 }
 
 /// `vm_operations_struct.page_mkwrite`.

@@ -11,7 +11,7 @@
 //! page cache's side of a file; [`file_buffered_write`], [`page_mkwrite`], [`zero_range`] and
 //! [`unshare_range`] make it dirty; [`file_direct_read`] and [`file_direct_write`] go past it, for
 //! which there is [`DirectOperations`]; [`fiemap`], [`seek_hole`] and [`seek_data`] report on
-//! mappings.
+//! mappings.  Files are swapped to with [`SwapOperations`].
 //!
 //! # Devices
 //!
@@ -94,6 +94,9 @@ pub use self::ioend::{Ioend, IoendList};
 
 mod report;
 pub use self::report::{fiemap, seek_data, seek_hole};
+
+mod swapfile;
+pub use self::swapfile::SwapOperations;
 
 mod write;
 pub use self::write::{

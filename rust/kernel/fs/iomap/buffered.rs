@@ -2,7 +2,15 @@
 
 //! The page cache's side of a file.
 
-use super::{writeback::writepages, Operations, OperationsVTable, WritebackOperations};
+#[cfg(CONFIG_SWAP)]
+use super::swapfile;
+use super::{
+    writeback::writepages,
+    Operations,
+    OperationsVTable,
+    SwapOperations,
+    WritebackOperations, //
+};
 use crate::{
     bindings,
     ffi::c_int, //
@@ -118,5 +126,17 @@ impl<T: WritebackOperations> AddressSpaceOperations<T> {
         table.ops.dirty_folio = Some(bindings::iomap_dirty_folio);
         table.ops.writepages = Some(writepages::<T>);
         table
+    }
+
+    /// Has the files swapped to, by way of `S`.
+    #[must_use]
+    #[cfg_attr(not(CONFIG_SWAP), expect(unused_mut))]
+    pub const fn with_swap<S: SwapOperations>(mut self) -> Self {
+        #[cfg(CONFIG_SWAP)]
+        {
+            self.ops.swap_activate = Some(swapfile::activate::<S>);
+            self.ops.swap_deactivate = Some(swapfile::deactivate::<S>);
+        }
+        self
     }
 }

@@ -30,7 +30,7 @@ impl Store {
         let mut wrong = file.check_ioend(args);
         if args.error != 0 {
             self.tally.failures += 1;
-        } else if wrong.is_empty() {
+        } else if wrong.is_empty() && args.flags != iomap_ioend::SWAPOFF {
             self.tally.ioends += 1;
             match file.complete(&mut self.space, args, device(args.dev)) {
                 Ok(bytes) => self.tally.blocks += bytes / file.block(),
@@ -53,6 +53,12 @@ impl File {
     fn check_ioend(&self, args: &IomapIoendIn) -> Vec<&'static str> {
         let flags = args.flags;
         let mut wrong = Vec::new();
+        if flags == iomap_ioend::SWAPOFF {
+            if (args.pos, args.written, args.error) != (0, 0, 0) {
+                wrong.push("of the end of swapping with a range");
+            }
+            return wrong;
+        }
         if flags & !KNOWN != 0 {
             wrong.push("with unknown flags");
         }
