@@ -61,7 +61,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 21] = [
+const SUITES: [Suite; 25] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -80,6 +80,10 @@ const SUITES: [Suite; 21] = [
     ("inline", About::Writes, suites::inline::run),
     ("zeroing", About::Writes, suites::zeroing::run),
     ("counters", About::Writes, suites::counters::run),
+    ("server", About::Writes, suites::server::run),
+    ("fadvise", About::Writes, suites::fadvise::run),
+    ("swap", About::Writes, suites::swap::run),
+    ("statx", About::Writes, suites::statx::run),
     ("ioends", About::Writes, suites::ioends::run),
     ("atomic", About::Atomic, suites::atomic::run),
     ("module", About::Module, suites::module::run),

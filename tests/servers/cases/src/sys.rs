@@ -337,3 +337,94 @@ pub fn mmap_poke(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// The number of an ioctl of `/dev/fuse`: `dir` is 1 for one that the kernel reads its argument of
+/// `size` bytes from, and 2 for one that it writes it to.
+const fn fuse_ioctl(dir: u32, size: u32, nr: u32) -> libc::Ioctl {
+    (dir << 30 | size << 16 | 229 << 8 | nr) as libc::Ioctl
+}
+
+fn done(ret: libc::c_int) -> io::Result<()> {
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// `FUSE_DEV_IOC_IOMAP_SUPPORT`: flags and padding.
+pub fn iomap_support(fuse: &File) -> io::Result<[u64; 2]> {
+    let mut support = [u64::MAX; 2];
+    // SAFETY: The kernel writes two numbers of 64 bits.
+    done(unsafe {
+        libc::ioctl(
+            fuse.as_raw_fd(),
+            fuse_ioctl(2, 16, 99),
+            support.as_mut_ptr(),
+        )
+    })?;
+    Ok(support)
+}
+
+/// `FUSE_DEV_IOC_SET_NOFS`, with any value.
+pub fn set_nofs(fuse: &File, value: u32) -> io::Result<()> {
+    // SAFETY: The kernel reads a number of 32 bits.
+    done(unsafe { libc::ioctl(fuse.as_raw_fd(), fuse_ioctl(1, 4, 100), &raw const value) })
+}
+
+/// `FUSE_DEV_IOC_IOMAP_SET_BLOCKSIZE`.
+pub fn set_blocksize(fuse: &File, id: u32, size: u32) -> io::Result<()> {
+    let info = [id, size];
+    // SAFETY: The kernel reads two numbers of 32 bits.
+    done(unsafe { libc::ioctl(fuse.as_raw_fd(), fuse_ioctl(1, 8, 102), info.as_ptr()) })
+}
+
+/// The size of the blocks of a device's page cache.
+pub fn block_size(device: &File) -> io::Result<u32> {
+    const BLKBSZGET: libc::Ioctl = 0x8008_1270u32 as libc::Ioctl;
+    let mut size: libc::c_int = 0;
+    // SAFETY: The kernel writes an int for this number, whatever it says of the size.
+    done(unsafe { libc::ioctl(device.as_raw_fd(), BLKBSZGET, &raw mut size) })?;
+    Ok(size as u32)
+}
+
+/// Starts to swap to a file.
+pub fn swapon(path: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: The path is a live C string.
+    done(unsafe { libc::swapon(path.as_ptr(), 0) })
+}
+
+/// Ends it; what is there comes back into memory.
+pub fn swapoff(path: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: The path is a live C string.
+    done(unsafe { libc::swapoff(path.as_ptr()) })
+}
+
+/// Has the kernel swap out the pages that are all in `data`.
+pub fn page_out(data: &mut [u8]) -> io::Result<()> {
+    let skip = data.as_ptr().align_offset(4096);
+    let Some(pages) = data.get_mut(skip..) else {
+        return Ok(());
+    };
+    let length = pages.len() / 4096 * 4096;
+    // SAFETY: The memory is ours, and what is in it stays the same.
+    done(unsafe { libc::madvise(pages.as_mut_ptr().cast(), length, libc::MADV_PAGEOUT) })
+}
+
+/// What statx(2) says, as `struct statx` in words of 32 bits.
+pub fn statx_words(path: &std::ffi::CStr, mask: u32) -> io::Result<[u32; 64]> {
+    let mut words = [0; 64];
+    // SAFETY: The path is a live C string, and the kernel writes 256 bytes.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            mask,
+            words.as_mut_ptr(),
+        )
+    };
+    done(ret as libc::c_int)?;
+    Ok(words)
+}

@@ -111,6 +111,9 @@ pub struct Options {
     pub open_flags: u32,
     /// How files are made in the root, and in what is made there; without it, nothing can be made.
     pub policy: Option<Policy>,
+    /// Answer STATX with this subvolume and, though they are the kernel's, senseless alignments;
+    /// without it, not at all.
+    pub subvol: Option<u64>,
     /// Fill the devices with poison to their ends.
     pub fill: bool,
     /// At most this many blocks are allocated in one piece, a random number of them; 0 for any.
@@ -142,6 +145,7 @@ impl Default for Options {
             atomic_o_trunc: false,
             open_flags: 0,
             policy: None,
+            subvol: None,
             fill: false,
             longest: 0,
             guards: false,

@@ -268,3 +268,87 @@ pub fn remove_xattr(path: &Path, name: &str) -> Result<(), Errno> {
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
+
+fn c_path(path: &Path) -> io::Result<std::ffi::CString> {
+    use std::os::unix::ffi::OsStrExt;
+    Ok(std::ffi::CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Starts to swap to a file.
+pub fn swapon(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: The path is a live C string.
+    done(unsafe { libc::swapon(path.as_ptr(), 0) })
+}
+
+/// Ends it; what is there comes back into memory.
+pub fn swapoff(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: The path is a live C string.
+    done(unsafe { libc::swapoff(path.as_ptr()) })
+}
+
+/// Has the kernel swap out the pages that are all in `data`.
+pub fn page_out(data: &mut [u8]) -> io::Result<()> {
+    let skip = data.as_ptr().align_offset(4096);
+    let Some(pages) = data.get_mut(skip..) else {
+        return Ok(());
+    };
+    let length = pages.len() / 4096 * 4096;
+    // SAFETY: The memory is ours, and what is in it stays the same.
+    done(unsafe { libc::madvise(pages.as_mut_ptr().cast(), length, libc::MADV_PAGEOUT) })
+}
+
+/// What statx(2) says, as `struct statx` in words of 32 bits.
+pub fn statx_words(path: &Path, mask: u32) -> io::Result<[u32; 64]> {
+    let path = c_path(path)?;
+    let mut words = [0; 64];
+    // SAFETY: The path is a live C string, and the kernel writes 256 bytes.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            mask,
+            words.as_mut_ptr(),
+        )
+    };
+    done(ret as libc::c_int)?;
+    Ok(words)
+}
+
+/// posix_fadvise(2), with any advice.
+pub fn advise(file: &File, offset: i64, length: i64, advice: i32) -> io::Result<()> {
+    // SAFETY: No memory is passed.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, length, advice) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// How many of the first `pages` pages of a file are in the page cache.
+pub fn resident(file: &File, pages: usize) -> io::Result<usize> {
+    let mut there = vec![0u8; pages];
+    // SAFETY: A fresh mapping at an address of the kernel's choice changes no other memory.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            pages * 4096,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The mapping is that long, and `there` has a byte for each page of it.
+    let ret = unsafe { libc::mincore(base, pages * 4096, there.as_mut_ptr()) };
+    let result = done(ret);
+    // SAFETY: The mapping is ours and nothing refers to it.
+    unsafe { libc::munmap(base, pages * 4096) };
+    result?;
+    Ok(there.iter().filter(|page| **page & 1 != 0).count())
+}

@@ -193,6 +193,46 @@ impl Filesystem for LabFs {
         self.0.attr_reply(&*self.0.node(nodeid)?)
     }
 
+    fn statx(&self, _: &Request, nodeid: u64, args: &StatxIn) -> Result<StatxOut> {
+        const BASIC: u32 = 0x7ff;
+        const ALIGNED: u32 = 0x2000 | 0x1_0000 | 0x2_0000;
+        const SUBVOL: u32 = 0x8000;
+        let subvol = self.0.options.subvol.ok_or(Errno::NOSYS)?;
+        let AttrReply { attr, valid } = self.0.attr_reply(&*self.0.node(nodeid)?)?;
+        let time = |sec: u64, nsec: u32| SxTime {
+            tv_sec: sec as i64,
+            tv_nsec: nsec,
+            reserved: 0,
+        };
+        let stat = Statx {
+            mask: BASIC | ALIGNED | args.sx_mask & SUBVOL,
+            blksize: attr.blksize,
+            nlink: attr.nlink,
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode as u16,
+            ino: attr.ino,
+            size: attr.size,
+            blocks: attr.blocks,
+            atime: time(attr.atime, attr.atimensec),
+            ctime: time(attr.ctime, attr.ctimensec),
+            mtime: time(attr.mtime, attr.mtimensec),
+            mnt_id: 1 << 40,
+            dio_mem_align: 3,
+            dio_offset_align: 5,
+            dio_read_offset_align: 7,
+            subvol,
+            atomic_write_unit_min: 1,
+            atomic_write_unit_max: 1 << 30,
+            ..Default::default()
+        };
+        Ok(StatxOut {
+            attr_valid: valid.as_secs(),
+            stat,
+            ..Default::default()
+        })
+    }
+
     fn setattr(&self, _: &Request, nodeid: u64, args: &SetattrIn) -> Result<AttrReply> {
         self.0.refused(opcode::SETATTR)?;
         let node = self.0.node(nodeid)?;

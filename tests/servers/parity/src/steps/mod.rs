@@ -2,9 +2,12 @@
 //! The suites: steps that are taken on both sides.
 
 mod acls;
+mod fadvise;
 mod flags;
 mod idmap;
 mod privileges;
+mod statx;
+mod swap;
 mod times;
 mod users;
 
@@ -63,6 +66,24 @@ pub const SUITES: &[Suite] = &[
         mkfs: &[],
         options: "",
         run: users::run,
+    },
+    Suite {
+        name: "statx",
+        mkfs: &[],
+        options: "",
+        run: statx::run,
+    },
+    Suite {
+        name: "fadvise",
+        mkfs: &[],
+        options: "",
+        run: fadvise::run,
+    },
+    Suite {
+        name: "swap",
+        mkfs: &[],
+        options: "",
+        run: swap::run,
     },
 ];
 
