@@ -404,6 +404,35 @@ impl<D: Copy> Mapping<D> {
         }
     }
 
+    /// Takes away what is not in the blocks of `count` bytes from `pos`, of which the first is in the
+    /// mapping.
+    ///
+    /// FIEMAP tells of mappings as they are, and of what is before these blocks it has told.
+    pub(crate) fn narrow(&mut self, pos: u64, count: u64, limits: &Limits) {
+        let start = pos - pos % limits.block_size;
+        let end = pos
+            .checked_add(count)
+            .and_then(|end| end.checked_next_multiple_of(limits.block_size));
+
+        if let Some(end) = end {
+            self.limit(end);
+        }
+        let Some(skip) = start
+            .checked_sub(self.offset)
+            .filter(|&skip| skip < self.length)
+        else {
+            return;
+        };
+        // INVARIANT: `skip` is a multiple of the block size and less than the length, and the end is
+        // where it was.
+        self.offset = start;
+        self.length -= skip;
+        match &mut self.place {
+            Place::Mapped(_, addr) | Place::Unwritten(_, addr) => *addr = addr.wrapping_add(skip),
+            _ => (),
+        }
+    }
+
     /// Makes a hole of the mapping.
     ///
     /// For blocks and reservations beyond the end of a file, which there is nothing to zero in.

@@ -324,6 +324,9 @@ impl iomap::Operations for FuseIomap {
         if flags.contains(OpFlag::Direct) {
             check_direct(inode, &reply, start, length, flags)?;
         }
+        if flags.contains(OpFlag::Report) {
+            reply.read.narrow(start, length, &inode.limits());
+        }
 
         let Some(mut target) = reply.write else {
             return Ok(translate(&reply.read, cookie)?.into());

@@ -260,6 +260,22 @@ mod rules {
     }
 
     #[test]
+    fn reports_are_of_what_was_asked() -> Result {
+        let mut mapping = parse(&good(MAPPED), Side::Read).map_err(|_| EINVAL)?;
+
+        mapping.narrow(8193, u64::MAX, &LIMITS);
+        assert_eq!((mapping.start(), mapping.end()), (8192, 12288));
+        assert_eq!(mapping.place(), Place::Mapped(1, (1 << 20) + 4096));
+
+        let mut mapping = parse(&good(HOLE), Side::Read).map_err(|_| EINVAL)?;
+
+        mapping.narrow(4097, 1, &LIMITS);
+        assert_eq!((mapping.start(), mapping.end()), (4096, 8192));
+        assert_eq!(mapping.place(), Place::Hole);
+        Ok(())
+    }
+
+    #[test]
     fn limits_and_holes() -> Result {
         let mut mapping = parse(&good(MAPPED), Side::Read).map_err(|_| EINVAL)?;
 

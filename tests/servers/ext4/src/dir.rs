@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Directories: linear, hashed and inline.
 //!
-//! A position in a directory is the byte offset of its next entry, so it stays valid for as long as
-//! the directory does not change. Hashed directories are listed in the order of their blocks, which
-//! needs no hash; look-ups go through the hash tree.
+//! Walking through one is in the order of its blocks, which needs no hash; a position is then the byte
+//! offset of the next entry. Look-ups go through the hash tree, and so does what users list
+//! (`listing`), because there positions have to stay valid while the directory changes.
 
 use std::sync::Arc;
 
@@ -188,9 +188,9 @@ impl Volume {
         }
     }
 
-    /// Calls `visit` for each entry from position `from` on, `.` and `..` included, until it returns
-    /// a value.
-    pub fn read_dir<T>(
+    /// Calls `visit` for each entry from byte `from` on, `.` and `..` included, until it returns a
+    /// value. Positions change with the directory.
+    pub(crate) fn walk_dir<T>(
         &self,
         dir: &Inode,
         from: u64,
@@ -296,7 +296,7 @@ impl Volume {
         }
         // The position behind an entry may be the beginning of the next block, but not that of the entry.
         let block_size = u64::from(self.block_size());
-        self.read_dir(dir, 0, |entry| {
+        self.walk_dir(dir, 0, |entry| {
             let block = entry.next.saturating_sub(1) / block_size;
             Ok((entry.name == name).then_some((entry.ino, block)))
         })
@@ -321,6 +321,17 @@ impl Volume {
         name: &[u8],
         run: &mut Option<Run>,
     ) -> Result<HashPath> {
+        let hash = |version| hash::name_hash(name, version, &self.sb.hash_seed).major;
+        self.hash_path_to(dir, hash, run)
+    }
+
+    /// Walks down to the leaf for a hash, which `wanted` knows once it is told how to.
+    pub(crate) fn hash_path_to(
+        &self,
+        dir: &Inode,
+        wanted: impl FnOnce(HashVersion) -> u32,
+        run: &mut Option<Run>,
+    ) -> Result<HashPath> {
         let ino = dir.ino();
         let Some(root) = self.dir_block(dir, 0, run)? else {
             return corrupt(format!("directory {ino}: no index root"));
@@ -336,7 +347,7 @@ impl Volume {
         }
         let entries = htree::parse_root_entries(root.bytes())?.1;
         let version = self.hash_version(info.hash_version);
-        let wanted = hash::name_hash(name, version, &self.sb.hash_seed).major;
+        let wanted = wanted(version);
 
         let mut levels = vec![Level {
             block: 0,
@@ -390,6 +401,7 @@ impl Volume {
         }
     }
 
+    /// Goes on to the next leaf if it may have names with that hash.
     fn next_leaf(
         &self,
         dir: &Inode,
@@ -397,20 +409,36 @@ impl Volume {
         wanted: u32,
         run: &mut Option<Run>,
     ) -> Result<bool> {
+        let next = path
+            .iter()
+            .rev()
+            .find_map(|level| level.entries.get(level.at + 1));
+        match next {
+            Some(next) if next.hash & 1 != 0 && next.hash & !1 == wanted => {
+                Ok(self.step(dir, path, run)?.is_some())
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Goes on to the next leaf, and returns the hash from which its names are.
+    pub(crate) fn step(
+        &self,
+        dir: &Inode,
+        path: &mut [Level],
+        run: &mut Option<Run>,
+    ) -> Result<Option<u32>> {
         let Some(level) = path
             .iter()
             .rposition(|level| level.at + 1 < level.entries.len())
         else {
-            return Ok(false);
+            return Ok(None);
         };
         path[level].at += 1;
         let hash = path[level].entries[path[level].at].hash;
-        if hash & 1 == 0 || hash & !1 != wanted {
-            return Ok(false);
-        }
         for below in level + 1..path.len() {
             let Some(child) = path[below - 1].child() else {
-                return Ok(false);
+                return Ok(None);
             };
             path[below] = Level {
                 block: child,
@@ -418,7 +446,7 @@ impl Volume {
                 at: 0,
             };
         }
-        Ok(true)
+        Ok(Some(hash))
     }
 
     /// The hash a directory uses: its own, with the volume's idea of the signedness of `char`.

@@ -144,7 +144,7 @@ impl Volume {
 
     /// Whether a directory has no entries but the two that all have.
     pub(crate) fn dir_is_empty(&self, dir: &Inode) -> Result<bool> {
-        let other = self.read_dir(dir, 0, |entry| {
+        let other = self.walk_dir(dir, 0, |entry| {
             Ok((!matches!(entry.name, b"." | b"..")).then_some(()))
         })?;
         Ok(other.is_none())

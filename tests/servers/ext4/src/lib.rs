@@ -19,6 +19,7 @@ mod groups;
 mod htree;
 pub mod inode;
 mod journal;
+mod listing;
 pub mod map;
 mod mount;
 pub mod names;

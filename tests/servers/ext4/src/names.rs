@@ -228,7 +228,7 @@ impl Txn<'_> {
     }
 
     /// An inode that is new in everything; it has no links yet and is not stored.
-    fn new_inode(&mut self, parent: u32, new: &NewInode) -> Result<InodeEdit> {
+    pub fn new_inode(&mut self, parent: u32, new: &NewInode) -> Result<InodeEdit> {
         const WANTED_EXTRA: usize = 0x15e;
         let dir = self.edit(parent)?;
         let kind = new.mode & mode::TYPE;

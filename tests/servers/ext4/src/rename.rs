@@ -6,7 +6,7 @@ use crate::{
     edit::Stamp,
     error::{Result, errno, refuse},
     inode::mode,
-    names::check_name,
+    names::{NewInode, check_name},
     txn::Txn,
     volume::Volume,
 };
@@ -16,6 +16,7 @@ pub mod flag {
     #![allow(missing_docs)]
     pub const NOREPLACE: u32 = 1;
     pub const EXCHANGE: u32 = 2;
+    pub const WHITEOUT: u32 = 4;
 }
 
 /// One end of a renaming.
@@ -27,8 +28,14 @@ struct Place<'a> {
 
 impl Volume {
     /// Renames; `how` as of renameat2(2). The kernel has made sure that no directory becomes its own
-    /// descendant.
-    pub fn rename(&self, from: (u32, &[u8]), to: (u32, &[u8]), how: u32) -> Result<()> {
+    /// descendant. A whiteout belongs to `owner`.
+    pub fn rename(
+        &self,
+        from: (u32, &[u8]),
+        to: (u32, &[u8]),
+        how: u32,
+        owner: &NewInode,
+    ) -> Result<()> {
         let from = Place {
             dir: from.0,
             name: from.1,
@@ -38,9 +45,20 @@ impl Volume {
             name: to.1,
         };
         check_name(to.name)?;
+        // Device 0:0, and no permissions: the name is to be taken for missing by who puts this
+        // directory over another.
+        let whiteout = NewInode {
+            mode: mode::CHAR,
+            rdev: 0,
+            ..*owner
+        };
+        let whiteout = (how & flag::WHITEOUT != 0).then_some(&whiteout);
+        let replace = how & flag::NOREPLACE == 0;
         let gone = match how {
-            0 | flag::NOREPLACE => self.transact(|txn| txn.rename(from, to, how == 0))?,
             flag::EXCHANGE => self.transact(|txn| txn.exchange(from, to))?,
+            _ if how & !(flag::NOREPLACE | flag::WHITEOUT) == 0 => {
+                self.transact(|txn| txn.rename(from, to, replace, whiteout))?
+            }
             _ => return refuse(errno::EINVAL),
         };
         self.after_removal(gone)
@@ -49,7 +67,13 @@ impl Volume {
 
 impl Txn<'_> {
     /// Returns the inode that lost its last name, if one did.
-    fn rename(&mut self, from: Place<'_>, to: Place<'_>, replace: bool) -> Result<Option<u32>> {
+    fn rename(
+        &mut self,
+        from: Place<'_>,
+        to: Place<'_>,
+        replace: bool,
+        whiteout: Option<&NewInode>,
+    ) -> Result<Option<u32>> {
         let (ino, is_dir) = self.named(from.dir, from.name)?;
         let target_dir = self.parent(to.dir)?;
         let victim = match self.vol.lookup(&target_dir, to.name)? {
@@ -82,7 +106,10 @@ impl Txn<'_> {
             }
             None => self.add_entry(to.dir, entry)?,
         }
-        self.remove_entry(from.dir, from.name)?;
+        match whiteout {
+            Some(new) => self.leave_whiteout(from, new)?,
+            None => self.remove_entry(from.dir, from.name)?,
+        }
 
         let leaves = i32::from(is_dir);
         let replaced_dir = i32::from(victim.is_some_and(|(_, is_dir)| is_dir));
@@ -93,6 +120,19 @@ impl Txn<'_> {
         }
         self.stamp_change(ino)?;
         Ok(gone)
+    }
+
+    /// Has a new inode take over a name.
+    fn leave_whiteout(&mut self, place: Place<'_>, new: &NewInode) -> Result<()> {
+        let mut inode = self.new_inode(place.dir, new)?;
+        inode.set_links(1);
+        self.store(&mut inode)?;
+        let entry = NewEntry {
+            name: place.name,
+            ino: inode.ino,
+            mode: new.mode,
+        };
+        self.redirect_entry(place.dir, entry)
     }
 
     fn exchange(&mut self, from: Place<'_>, to: Place<'_>) -> Result<Option<u32>> {

@@ -42,18 +42,25 @@ impl Volume {
                 return refuse(errno::EINVAL);
             }
             inode.check_extents()?;
+            let grows = size > inode.size();
             inode.set_size(size);
             inode.set_time(Stamp::Modify, txn.now);
             inode.set_time(Stamp::Change, txn.now);
-            txn.state.prealloc.remove(&ino);
-            let mut at = first;
+            let ahead = txn.state.prealloc.remove(&ino);
+            // A file that grows keeps what fallocate(2) put behind its old end, but not what was
+            // only taken in advance.
+            let (mut at, end) = match ahead {
+                _ if !grows => (first, MAX_BLOCKS),
+                Some((from, to)) => (from.max(first), to),
+                None => (MAX_BLOCKS, MAX_BLOCKS),
+            };
             for _ in 0..STEPS {
-                if at >= MAX_BLOCKS {
+                if at >= end {
                     break;
                 }
-                at = txn.remove_some(&mut inode, at, MAX_BLOCKS)?;
+                at = txn.remove_some(&mut inode, at, end)?;
             }
-            let more = at < MAX_BLOCKS;
+            let more = !grows && at < end;
             if more {
                 // A crash from here on leaves blocks behind the size; whoever finds the inode on the
                 // list frees them.

@@ -3,7 +3,7 @@
 //! inline data, which is stored as one of them.
 
 use crate::{
-    error::{Error, Result, corrupt, errno},
+    error::{Error, Result, corrupt, errno, refuse},
     inode::{Inode, flags, le16, le32},
     map::Target,
     volume::Volume,
@@ -55,13 +55,19 @@ impl Entry<'_> {
 
 /// A name as users see it, as index and rest.
 pub(crate) fn split_name(name: &[u8]) -> Result<(u8, &[u8])> {
-    let known = PREFIXES.iter().find_map(|(index, prefix)| {
-        let rest = name.strip_prefix(*prefix)?;
+    for (index, prefix) in PREFIXES {
+        let Some(rest) = name.strip_prefix(*prefix) else {
+            continue;
+        };
         // The ACLs' names are complete, all other prefixes need something behind them.
         let whole = matches!(*index, INDEX_ACL_ACCESS | INDEX_ACL_DEFAULT);
-        (whole == rest.is_empty()).then_some((*index, rest))
-    });
-    known.ok_or(Error::Errno(errno::EOPNOTSUPP))
+        match (whole, rest.is_empty()) {
+            (true, true) | (false, false) => return Ok((*index, rest)),
+            (true, false) => {}
+            (false, true) => return refuse(errno::EINVAL),
+        }
+    }
+    refuse(errno::EOPNOTSUPP)
 }
 
 /// The attributes in an area, for tests of what writes them.

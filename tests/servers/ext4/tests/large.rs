@@ -202,7 +202,12 @@ fn many_names(test: &str, options: &[&str], levels: u32, count: usize, pad: usiz
         match n % 4 {
             0 => {}
             1 => volume
-                .rename((dir, &name(n)), (dir, &name(n + 500_000)), 0)
+                .rename(
+                    (dir, &name(n)),
+                    (dir, &name(n + 500_000)),
+                    0,
+                    &NewInode::default(),
+                )
                 .unwrap(),
             _ => volume.unlink(dir, &name(n)).unwrap(),
         }

@@ -11,6 +11,7 @@
 //! [`steps::SUITES`].
 #![deny(unsafe_code)]
 
+mod memory;
 mod pair;
 mod seen;
 mod steps;

@@ -179,8 +179,14 @@ impl Pair {
 
     /// Unmounts and mounts both again.
     pub fn mount_again(&mut self) {
+        self.mount_again_after(|_| Ok(()));
+    }
+
+    /// Unmounts both, does something to each volume, and mounts them again.
+    pub fn mount_again_after(&mut self, f: impl Fn(&Side) -> Result<(), Broken>) {
         for side in [&mut self.ours, &mut self.kernel] {
-            if let Err(Broken(why)) = side.unmount().and_then(|()| side.mount()) {
+            let unmounted = side.unmount().and_then(|()| f(side));
+            if let Err(Broken(why)) = unmounted.and_then(|()| side.mount()) {
                 println!(
                     "not ok - {}: {:?} mounts again: {why}",
                     self.suite, side.who

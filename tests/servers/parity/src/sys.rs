@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! System calls that no safe crate has. The only unsafe code of these tests.
+//! System calls that no safe crate has. With `memory` the only unsafe code of these tests.
 #![allow(unsafe_code)]
 
 use rustix::fs::{

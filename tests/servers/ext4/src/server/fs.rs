@@ -478,7 +478,7 @@ impl Filesystem for Server {
 
     fn rename2(
         &self,
-        _: &Request,
+        req: &Request,
         parent: u64,
         name: &OsStr,
         newparent: u64,
@@ -487,7 +487,7 @@ impl Filesystem for Server {
     ) -> Result<()> {
         let from = (inode_number(parent)?, name.as_bytes());
         let to = (inode_number(newparent)?, newname.as_bytes());
-        let result = self.volume.rename(from, to, flags);
+        let result = self.volume.rename(from, to, flags, &Server::owner(req));
         result.map_err(|err| self.fail(err))
     }
 

@@ -238,7 +238,12 @@ impl Kernel {
         }
         self.touched(ino);
         let is_dir = |node: &Node| node.mode & mode::TYPE == mode::DIR;
-        let result = self.volume.rename((from, &name), (to, &new_name), how);
+        let result = self.volume.rename(
+            (from, &name),
+            (to, &new_name),
+            how,
+            &ext4_volume::names::NewInode::default(),
+        );
         if is_full(&result) {
             self.full += 1;
             return;

@@ -2,17 +2,25 @@
 //! The suites: steps that are taken on both sides.
 
 mod acls;
+mod attributes;
+mod direct;
+mod extents;
 mod fadvise;
 mod flags;
 mod idmap;
+mod listing;
+mod names;
+mod offsets;
 mod privileges;
+mod space;
 mod statx;
 mod swap;
 mod times;
 mod users;
 
-use crate::pair::Pair;
+use crate::pair::{Pair, Side};
 use crate::seen::Broken;
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -31,61 +39,41 @@ pub struct Suite {
 
 /// All of them, in the order in which they run.
 pub const SUITES: &[Suite] = &[
+    suite("times", &[], times::run),
+    suite("privileges", &[], privileges::run),
+    suite("acls", &[], acls::run),
+    suite("flags", &[], flags::run),
     Suite {
-        name: "times",
-        mkfs: &[],
-        options: "",
-        run: times::run,
-    },
-    Suite {
-        name: "privileges",
-        mkfs: &[],
-        options: "",
-        run: privileges::run,
-    },
-    Suite {
-        name: "acls",
-        mkfs: &[],
-        options: "",
-        run: acls::run,
-    },
-    Suite {
-        name: "flags",
-        mkfs: &[],
-        options: "",
-        run: flags::run,
-    },
-    Suite {
-        name: "idmap",
-        mkfs: &[],
         options: ",idmap",
-        run: idmap::run,
+        ..suite("idmap", &[], idmap::run)
     },
-    Suite {
-        name: "users",
-        mkfs: &[],
-        options: "",
-        run: users::run,
-    },
-    Suite {
-        name: "statx",
-        mkfs: &[],
-        options: "",
-        run: statx::run,
-    },
-    Suite {
-        name: "fadvise",
-        mkfs: &[],
-        options: "",
-        run: fadvise::run,
-    },
-    Suite {
-        name: "swap",
-        mkfs: &[],
-        options: "",
-        run: swap::run,
-    },
+    suite("users", &[], users::run),
+    suite("statx", &[], statx::run),
+    suite("fadvise", &[], fadvise::run),
+    suite("swap", &[], swap::run),
+    suite("names", &["-N", "4096"], names::steps),
+    suite("listing", &["-N", "8192"], listing::run),
+    suite("offsets", &[], offsets::run),
+    suite("extents", &[], extents::run),
+    // So few inodes that they can all be used, and a volume that is soon full.
+    suite("space", &["-N", "512"], space::run),
+    suite("direct", &[], direct::run),
+    suite("attributes", &[], attributes::run),
 ];
+
+const fn suite(name: &'static str, mkfs: &'static [&'static str], run: fn(&mut Pair)) -> Suite {
+    Suite {
+        name,
+        mkfs,
+        options: "",
+        run,
+    }
+}
+
+/// Opens a file that is there.
+fn open(side: &Side, name: &str, flags: OFlags) -> Result<File, Broken> {
+    Ok(rustix::fs::open(side.path(name), flags, Mode::empty())?.into())
+}
 
 /// Opens a file for reading and writing.
 fn writable(path: &Path) -> Result<File, Broken> {
