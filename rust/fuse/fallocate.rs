@@ -282,10 +282,10 @@ pub(crate) fn copy_end(inode: IomapInode<'_>, lock: &Exclusive<'_>, pos: Offset,
     };
 
     writeback.layout_has_changed(lock, disk_size);
-    if let Ok(copied) = u64::try_from(copied) {
-        let start = pos.unsigned_abs();
-        inode.mappings_changed_in(start..start.saturating_add(copied));
-    }
+    let start = pos.unsigned_abs();
+    // After an error nobody knows how far the server has got.
+    let end = u64::try_from(copied).map_or(u64::MAX, |copied| start.saturating_add(copied));
+    inode.mappings_changed_in(start..end);
 }
 
 /// Writes back and drops what the page cache has from `start` to before `end`, and what shares
