@@ -259,8 +259,9 @@ fn dead(lab: &mut Lab) -> Outcome {
     let enosys = Action::Error {
         value: -libc::ENOSYS,
     };
-    let opened = name("unwritten");
-    lab.set_rules(vec![rule("OPEN", &opened, (0, 0), enosys)])?;
+    let mut never = rule("OPEN", "", (0, 0), enosys);
+    never.path = None;
+    lab.set_rules(vec![never])?;
     let subject = Subject::new(lab, "unwritten")?;
     subject.on()?;
     let before = swap_out(9)?;
