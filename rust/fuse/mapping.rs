@@ -417,20 +417,7 @@ impl<D: Copy> Mapping<D> {
         if let Some(end) = end {
             self.limit(end);
         }
-        let Some(skip) = start
-            .checked_sub(self.offset)
-            .filter(|&skip| skip < self.length)
-        else {
-            return;
-        };
-        // INVARIANT: `skip` is a multiple of the block size and less than the length, and the end is
-        // where it was.
-        self.offset = start;
-        self.length -= skip;
-        match &mut self.place {
-            Place::Mapped(_, addr) | Place::Unwritten(_, addr) => *addr = addr.wrapping_add(skip),
-            _ => (),
-        }
+        self.skip_to(start);
     }
 
     /// Makes a hole of the mapping.

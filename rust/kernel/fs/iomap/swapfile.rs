@@ -11,6 +11,7 @@ use crate::{
     bindings,
     error::{from_result, to_result, Result},
     ffi::c_int,
+    fs::file::Offset,
     page::PAGE_SIZE, //
 };
 
@@ -62,23 +63,40 @@ pub(super) unsafe extern "C" fn activate<S: SwapOperations>(
 /// The device that the start of a file is on, if there is one.
 #[cfg(CONFIG_SWAP)]
 fn first_device<S: SwapOperations>(inode: &Inode) -> Result<Option<*mut bindings::block_device>> {
-    let mut iter = bindings::iomap_iter {
-        inode: inode.as_ptr(),
-        // Whole pages, as when all mappings are looked at.
-        len: inode.size().unsigned_abs() & !(PAGE_SIZE as u64 - 1),
-        flags: bindings::IOMAP_REPORT,
-        ..Default::default()
-    };
+    // Whole pages, as when all mappings are looked at.
+    let length = inode.size() & !(PAGE_SIZE as Offset - 1);
+    if length == 0 {
+        return Ok(None);
+    }
+    let mut iomap = bindings::iomap::default();
+    let mut source = bindings::iomap::default();
 
-    // SAFETY: `iter` is a local variable with all that is to be set, and `OPS` lives for ever.
-    let found =
-        to_result(unsafe { bindings::iomap_iter(&raw mut iter, &OperationsVTable::<S>::OPS) })
-            .map(|()| iter.iomap.bdev)?;
-    // Nothing was done with the mapping, so this ends the iteration, unless it has ended.
-    // SAFETY: As above.
-    to_result(unsafe { bindings::iomap_iter(&raw mut iter, &OperationsVTable::<S>::OPS) })?;
+    // One mapping is asked for and given back unused, for which `iomap_iter` is not exported.
+    // SAFETY: The inode is alive, and both mappings are local variables that are zeroed.
+    to_result(unsafe {
+        OperationsVTable::<S>::begin(
+            inode.as_ptr(),
+            0,
+            length,
+            bindings::IOMAP_REPORT,
+            &raw mut iomap,
+            &raw mut source,
+        )
+    })?;
+    let device = iomap.bdev;
+    // SAFETY: As above, and `begin` has filled `iomap`.
+    to_result(unsafe {
+        OperationsVTable::<S>::end(
+            inode.as_ptr(),
+            0,
+            length,
+            0,
+            bindings::IOMAP_REPORT,
+            &raw mut iomap,
+        )
+    })?;
 
-    Ok((!found.is_null()).then_some(found))
+    Ok((!device.is_null()).then_some(device))
 }
 
 /// `address_space_operations.swap_deactivate`.
