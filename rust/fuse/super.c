@@ -79,8 +79,9 @@ static int fuse_iomap_ask(struct super_block *sb, u32 opcode, const void *in,
 			  size_t size, bool force)
 {
 	struct fuse_mount *fm = get_fuse_mount_super(sb);
-	FUSE_ARGS(args);
 	int err;
+
+	FUSE_ARGS(args);
 
 	args.opcode = opcode;
 	args.nodeid = get_node_id(d_inode(sb->s_root));

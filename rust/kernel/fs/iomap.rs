@@ -411,8 +411,8 @@ impl Finished<'_> {
 
 /// What a filesystem implements: `struct iomap_ops`.
 ///
-/// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is mostly
-/// written in C can implement this part of it in Rust.
+/// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is
+/// mostly written in C can implement this part of it in Rust.
 pub trait Operations: Sized + 'static {
     /// Returns the mapping at `pos`, for up to `length` bytes (it may be longer).
     ///
