@@ -140,6 +140,7 @@ bool fuse_iomap_server_answers(struct super_block *sb)
 	struct fuse_conn *fc = get_fuse_conn_super(sb);
 	struct fuse_iomap_watch watch;
 	struct fuse_statfs_out outarg;
+
 	FUSE_ARGS(args);
 
 	args.opcode = FUSE_STATFS;
