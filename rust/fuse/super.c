@@ -177,8 +177,8 @@ int fuse_iomap_freeze_fs(struct super_block *sb)
 	if (err)
 		return err == -ENOSYS ? -EOPNOTSUPP : err;
 
-	/* Either this sees that the connection has ended, or its end sees this */
 	atomic_set(&fc->iomap_state.frozen, 1);
+	/* Either this sees that the connection has ended, or its end sees this */
 	smp_mb__after_atomic();
 	return READ_ONCE(fc->chan->connected) ? 0 : -ENOTCONN;
 }
