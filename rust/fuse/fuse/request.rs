@@ -363,7 +363,9 @@ fn send<R: Wire>(
     }
     let Ok(bytes) = usize::try_from(ret) else {
         // CAST: Error numbers are small.
-        return Err(Error::from_errno(ret as c_int));
+        let error = Error::from_errno(ret as c_int);
+        // That is how io_uring gives back what it was handing to a server that has died.
+        return Err(if error == ECANCELED { ENOTCONN } else { error });
     };
     match (may_be_short, size_of::<R>()) {
         (true, size @ 1..) if bytes.is_multiple_of(size) => Ok(bytes / size),

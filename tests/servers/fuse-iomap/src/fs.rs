@@ -150,8 +150,9 @@ pub trait Filesystem: Send + Sync + 'static {
         Ok(())
     }
 
-    /// INIT has been answered and nothing else was asked yet: the time to register devices. An
-    /// error ends the session. It must not touch the mount itself.
+    /// INIT has been answered and nothing else yet, CONFIG neither (unless with
+    /// [`SessionOptions::sync_init`](crate::SessionOptions::sync_init)): the time to register devices.
+    /// An error ends the session. It must not touch the mount itself.
     fn ready(&self, connection: &Arc<Connection>) -> io::Result<()> {
         Ok(())
     }
