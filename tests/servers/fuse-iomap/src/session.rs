@@ -262,7 +262,10 @@ impl<F: Filesystem> Shared<F> {
     fn serve_ring(&self, queue: u16) -> io::Result<()> {
         self.prepare_thread();
         let max_write = self.connection.negotiated().map_or(0, |n| n.max_write);
-        uring::Server::new(self, &*self.connection, queue, max_write)?.run()
+        uring::Server::new(self, &*self.connection, queue, max_write)
+            .and_then(uring::Server::run)
+            // Said at once: the other threads go on, and whoever asks for the error joins them first.
+            .inspect_err(|e| eprintln!("queue {queue} is no longer served: {e}"))
     }
 
     /// Answers a request, a whole message. Returns it, unless that makes no sense, and what is to
