@@ -135,12 +135,20 @@ static bool prepare(struct session *s)
 	return false;
 }
 
+static bool mount_session(struct session *s)
+{
+	if (session_mount(s))
+		return true;
+	ksft_print_msg("%s\n", s->why);
+	return false;
+}
+
 /* Mount, and wait for a request: INIT and CONFIG have been answered then. */
 static bool mount_and_wait(struct session *s)
 {
 	struct stat st;
 
-	return session_mount(s) && !stat(s->plain_file, &st);
+	return mount_session(s) && !stat(s->plain_file, &st);
 }
 
 /* An ioctl on /dev/fuse: would a mount be offered iomap? */
@@ -295,8 +303,7 @@ FIXTURE_SETUP(iomap)
 	self->s.server->cache_replies = variant->cache_replies;
 	self->buffer = aligned_alloc(BLOCK, NR_BLOCKS * BLOCK);
 	ASSERT_NE(NULL, self->buffer);
-	ASSERT_TRUE(session_mount(&self->s))
-		TH_LOG("%s", self->s.why);
+	ASSERT_TRUE(mount_session(&self->s));
 }
 
 FIXTURE_TEARDOWN(iomap)
@@ -789,8 +796,7 @@ FIXTURE_SETUP(bad_reply)
 	if (!prepare(&self->s))
 		SKIP(return, "%s", self->s.why);
 	self->s.server->spoil = variant->spoil;
-	ASSERT_TRUE(session_mount(&self->s))
-		TH_LOG("%s", self->s.why);
+	ASSERT_TRUE(mount_session(&self->s));
 	self->fd = open(self->s.iomap_file, O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, self->fd);
 }
