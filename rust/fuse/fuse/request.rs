@@ -283,7 +283,8 @@ impl<T: Wire> AsWire for [T] {
     }
 }
 
-// SAFETY: Integers only, with gaps spelled out.
+// SAFETY: By its definition in UAPI it is made of integers only, each at a multiple of its size
+// with no gap before it, and its size is a multiple of 8, so that there is none at its end.
 unsafe impl Wire for fuse_iomap_begin_in {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_iomap_io {}
@@ -305,7 +306,7 @@ unsafe impl Wire for fuse_read_in {}
 unsafe impl Wire for fuse_write_in {}
 // SAFETY: As above.
 unsafe impl Wire for fuse_write_out {}
-// SAFETY: As above.
+// SAFETY: An integer of one byte.
 unsafe impl Wire for u8 {}
 // SAFETY: There are no bytes.
 unsafe impl Wire for () {}
