@@ -410,9 +410,10 @@ pub trait Filesystem: Send + Sync + 'static {
     /// ([`wire::iomap_op`]) says what for:
     ///
     /// - without `WRITE` and `ZERO`, only `read` counts and [`BeginReply::read`] is the answer;
-    /// - `WRITE`: `write` must contain `pos` and is where to write: [`Mapping::pure_overwrite`] in
-    ///   place, else blocks (unwritten, or mapped with `NEW`), [`Mapping::delalloc`], or for
-    ///   copy-on-write other blocks with `SHARED`;
+    /// - `WRITE`: `write` must contain `pos` and is where to write:
+    ///   [`Mapping::pure_overwrite`](crate::Mapping::pure_overwrite) in place, else blocks
+    ///   (unwritten, or mapped with `NEW`), [`Mapping::delalloc`](crate::Mapping::delalloc), or
+    ///   for copy-on-write other blocks with `SHARED`;
     /// - `ZERO`: part of a block is to be zeroed; holes and unwritten blocks may be answered as they
     ///   are;
     /// - `WRITE | WRITEBACK`: dirty pages are to be written, so `write` must have an address by now
