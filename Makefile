@@ -4,9 +4,10 @@
 
 MAKEFLAGS += --no-print-directory
 export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS BENCH BENCH_VM BENCH_ROUNDS
+export BASE SERIES_DIR SERIES_OPTIONS SERIES_WRAP SERIES_OUTPUT STEPS CONFIGS
 export FSTESTS FSTESTS_ARGS FSTESTS_VM FSTESTS_FSTYP FSTESTS_OPTIONS FSTESTS_SIZE FSTESTS_TIMEOUT
 
-.PHONY: help run example test test-long bench bench-quick fstests lint kunit kernel build servers setup source sync clean
+.PHONY: help run example test test-long bench bench-quick fstests lint kunit kernel series series-check build servers setup source sync clean
 
 help:
 	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
@@ -21,6 +22,8 @@ help:
 	@echo '  make lint                rustfmt, clippy, checkpatch, sparse, shellcheck'
 	@echo '  make kunit               the unit tests inside the kernel, on User Mode Linux'
 	@echo '  make kernel LINUX=TREE   put the work on a branch of your own kernel tree (git)'
+	@echo '  make series [BASE=v7.3]  the work as patches for the kernel lists (SERIES_DIR=DIR)'
+	@echo '  make series-check        apply and build them one by one (STEPS=3-5 CONFIGS="m off")'
 	@echo '  make build               the kernel and the user-space parts, without running them'
 	@echo '  make clean               remove what was built (not the downloads)'
 	@echo
@@ -75,6 +78,14 @@ kunit: sync
 
 kernel:
 	@scripts/kernel-branch
+
+# What the patches are made against is the source in the cache, or a tree of yours.
+series:
+	@[ -n "$(LINUX)" ] || scripts/get-source
+	@scripts/series
+
+series-check: sync
+	@scripts/series-check
 
 clean:
 	@scripts/clean

@@ -2,8 +2,9 @@
 
 //! Attributes of inodes that only this mount changes (`FUSE_ATTR_EXCLUSIVE`).
 //!
-//! The kernel owns their access times, and of iomap inodes the other times too: a local filesystem's
-//! rules of when they move are the VFS's.  The server is told when the inode is written.
+//! The kernel owns their access times, and of iomap inodes the other times too: a local
+//! filesystem's rules of when they move are the VFS's.  The server is told when the inode is
+//! written.
 #![deny(unsafe_code)]
 
 use crate::fuse;

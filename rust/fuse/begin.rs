@@ -94,7 +94,8 @@ impl Question {
         self.opflags & flag != 0
     }
 
-    /// Checks both sides of an answer that is valid as long as `cookie` is.  Fails with what is wrong, and with which side.
+    /// Checks both sides of an answer that is valid as long as `cookie` is.  Fails with what is
+    /// wrong, and with which side.
     fn check<'a>(
         &self,
         inode: IomapInode<'a>,

@@ -19,9 +19,9 @@
 //! of the cache held, so either the comparison fails, or what drops the mapping waits for the lock
 //! and finds it.
 //!
-//! What an upsert says is newer than all answers to questions that were asked before it, so an upsert
-//! is a new generation as well.  The answer to another question may also be news, if the server
-//! allocates blocks to give it: see the argument `changed` of [`Cache::insert_since`].
+//! What an upsert says is newer than all answers to questions that were asked before it, so an
+//! upsert is a new generation as well.  The answer to another question may also be news, if the
+//! server allocates blocks to give it: see the argument `changed` of [`Cache::insert_since`].
 //!
 //! # Forgetting
 //!
@@ -101,9 +101,9 @@ impl Cache {
     /// was still true.
     ///
     /// `generation` is from before the server was asked.  `changed` is a range that the server may
-    /// have changed the mapping of, for either side, to give this answer, as it does if it allocates
-    /// blocks for a write: that is not cached any more except as the records say.  Its start and end
-    /// are multiples of the block size.
+    /// have changed the mapping of, for either side, to give this answer, as it does if it
+    /// allocates blocks for a write: that is not cached any more except as the records say.  Its
+    /// start and end are multiples of the block size.
     ///
     /// The records are mappings that [`Mapping::parse`] has accepted; some are not fit for a cache
     /// and left out.
@@ -194,8 +194,8 @@ impl Cache {
         }
     }
 
-    /// Takes note that the unwritten blocks of a range, which are at `addr` of the device `dev`, have
-    /// data now.
+    /// Takes note that the unwritten blocks of a range, which are at `addr` of the device `dev`,
+    /// have data now.
     ///
     /// What is cached of the range is dropped, unless it is of these blocks.  Start and end are
     /// multiples of the block size.

@@ -14,16 +14,19 @@ use kernel::{
 /// answer ends before.
 struct Field(u64, usize, &'static CStr);
 
+/// What the fields are in.
+type Answer = fuse_iomap_config_out;
+
 /// All of them.
 #[rustfmt::skip]
 const FIELDS: [Field; 7] = [
-    Field(SID, offset_of!(fuse_iomap_config_out, s_uuid), c"s_id: set but missing"),
-    Field(UUID, offset_of!(fuse_iomap_config_out, s_pad), c"s_uuid: set but missing"),
-    Field(BLOCKSIZE, offset_of!(fuse_iomap_config_out, s_max_links), c"s_blocksize: set but missing"),
-    Field(MAX_LINKS, offset_of!(fuse_iomap_config_out, s_time_gran), c"s_max_links: set but missing"),
-    Field(TIME, offset_of!(fuse_iomap_config_out, s_maxbytes), c"s_time_*: set but missing"),
-    Field(MAXBYTES, offset_of!(fuse_iomap_config_out, cache_maxbytes), c"s_maxbytes: set but missing"),
-    Field(CACHE_MAXBYTES, offset_of!(fuse_iomap_config_out, zero), c"cache_maxbytes: set but missing"),
+    Field(SID, offset_of!(Answer, s_uuid), c"s_id: set but missing"),
+    Field(UUID, offset_of!(Answer, s_pad), c"s_uuid: set but missing"),
+    Field(BLOCKSIZE, offset_of!(Answer, s_max_links), c"s_blocksize: set but missing"),
+    Field(MAX_LINKS, offset_of!(Answer, s_time_gran), c"s_max_links: set but missing"),
+    Field(TIME, offset_of!(Answer, s_maxbytes), c"s_time_*: set but missing"),
+    Field(MAXBYTES, offset_of!(Answer, cache_maxbytes), c"s_maxbytes: set but missing"),
+    Field(CACHE_MAXBYTES, offset_of!(Answer, zero), c"cache_maxbytes: set but missing"),
 ];
 
 const SID: u64 = bindings::FUSE_IOMAP_CONFIG_SID as u64;
@@ -114,8 +117,8 @@ pub(crate) fn offer(cache_bytes: u32) -> fuse_iomap_config_in {
     }
 }
 
-/// Checks an answer of `length` bytes, given what was offered and what the block size can be.  Fails
-/// with the name of the field that is wrong, and why.
+/// Checks an answer of `length` bytes, given what was offered and what the block size can
+/// be.  Fails with the name of the field that is wrong, and why.
 ///
 /// What lies beyond `length` in `answer` must be zero.
 pub(crate) fn parse(

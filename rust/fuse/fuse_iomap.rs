@@ -12,8 +12,9 @@
 //! - [`inode`]: the state of an inode, [`devices`]: the devices that it has mappings to.
 //! - [`ops`]: the answers to fs/iomap, [`begin`]: where they come from, [`cache`]: what is known
 //!   without asking, [`mapping`]: checked mappings, [`rule`]: what is checked.
-//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode, [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and
-//!   [`ioend`]: completions, [`sync`]: stable storage, [`swap`]: files that are swapped to.
+//! - [`write`]: writes, [`direct`]: I/O past the page cache, [`inline`]: data in the inode,
+//!   [`truncate`]: sizes, [`fallocate`]: blocks, [`writeback`] and [`ioend`]: completions,
+//!   [`sync`]: stable storage, [`swap`]: files that are swapped to.
 //! - [`attr`]: times and flags.
 //! - [`config`]: what is agreed upon with the server, [`notify`]: what it says without being asked,
 //!   [`counters`]: what is counted.

@@ -34,7 +34,8 @@ pub(crate) fn load(inode: IomapInode<'_>, mapping: &InodeMapping<'_>) -> Result<
     Ok(data)
 }
 
-/// Stores what was written to a mapping: `written` bytes from `pos`, as far as they are in the file.
+/// Stores what was written to a mapping: `written` bytes from `pos`, as far as they are in the
+/// file.
 ///
 /// May sleep.  An error is found by [`check`].
 pub(crate) fn store(inode: IomapInode<'_>, pos: Offset, written: u64, mapping: &Finished<'_>) {
@@ -61,8 +62,9 @@ pub(crate) fn store(inode: IomapInode<'_>, pos: Offset, written: u64, mapping: &
 
 /// Fails with the error that [`store`] has met, if any, since this was called last.
 ///
-/// fs/iomap has no way to pass it on.  To be called when it has written or zeroed, with the lock that
-/// it was called with: `old_size` is that of the file before, which it has again after an error.
+/// fs/iomap has no way to pass it on.  To be called when it has written or zeroed, with the lock
+/// that it was called with: `old_size` is that of the file before, which it has again after an
+/// error.
 pub(crate) fn check(lock: &Exclusive<'_>, old_size: Offset) -> Result {
     let writeback =
         IomapInode::new(lock.inode()).and_then(|inode| inode.state().writeback.as_ref());

@@ -143,8 +143,8 @@ impl Completion {
         self.status.is_err() || self.flags & REMAPS != 0
     }
 
-    /// Where the data is, if that was written where the cache may say that blocks are unwritten, and
-    /// nothing else changes.
+    /// Where the data is, if that was written where the cache may say that blocks are unwritten,
+    /// and nothing else changes.
     fn converts(&self) -> Option<(u32, u64)> {
         let is_unwritten = self.flags & REMAPS == bindings::FUSE_IOMAP_IOEND_UNWRITTEN;
 

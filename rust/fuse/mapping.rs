@@ -220,9 +220,9 @@ impl<D: Copy> Mapping<D> {
 
     /// Makes a mapping of what the cache has of `pos`.
     ///
-    /// Only what [`Mapping::parse`] has accepted gets there, and there it is cut and merged at block
-    /// borders only.  What that has checked is true for as long as the inode lives: block size,
-    /// largest size and extensions do not change, and the device is kept, so `None` is never
+    /// Only what [`Mapping::parse`] has accepted gets there, and there it is cut and merged at
+    /// block borders only.  What that has checked is true for as long as the inode lives: block
+    /// size, largest size and extensions do not change, and the device is kept, so `None` is never
     /// returned.  A device that has become smaller refuses the I/O itself.
     #[inline]
     pub(crate) fn recall<L: Devices<Device = D>>(
@@ -404,8 +404,8 @@ impl<D: Copy> Mapping<D> {
         }
     }
 
-    /// Takes away what is not in the blocks of `count` bytes from `pos`, of which the first is in the
-    /// mapping.
+    /// Takes away what is not in the blocks of `count` bytes from `pos`, of which the first is in
+    /// the mapping.
     ///
     /// FIEMAP tells of mappings as they are, and of what is before these blocks it has told.
     pub(crate) fn narrow(&mut self, pos: u64, count: u64, limits: &Limits) {

@@ -144,8 +144,8 @@ fn needs_inline_data(reply: &Reply<'_>, flags: OpFlags) -> bool {
         && !flags.contains(OpFlag::Direct)
 }
 
-/// Whether the device writes `length` bytes of a mapping in one piece, and the server says that it is
-/// to.
+/// Whether the device writes `length` bytes of a mapping in one piece, and the server says that it
+/// is to.
 fn is_untorn(target: &InodeMapping<'_>, length: u64) -> bool {
     match target.place() {
         Place::Mapped(device, _) | Place::Unwritten(device, _) => {

@@ -79,8 +79,9 @@ static int fuse_iomap_ask(struct super_block *sb, u32 opcode, const void *in,
 			  size_t size, bool force)
 {
 	struct fuse_mount *fm = get_fuse_mount_super(sb);
-	FUSE_ARGS(args);
 	int err;
+
+	FUSE_ARGS(args);
 
 	args.opcode = opcode;
 	args.nodeid = get_node_id(d_inode(sb->s_root));
@@ -142,6 +143,7 @@ bool fuse_iomap_server_answers(struct super_block *sb)
 	struct fuse_conn *fc = get_fuse_conn_super(sb);
 	struct fuse_iomap_watch watch;
 	struct fuse_statfs_out outarg;
+
 	FUSE_ARGS(args);
 
 	args.opcode = FUSE_STATFS;
@@ -178,8 +180,8 @@ int fuse_iomap_freeze_fs(struct super_block *sb)
 	if (err)
 		return err == -ENOSYS ? -EOPNOTSUPP : err;
 
-	/* Either this sees that the connection has ended, or its end sees this */
 	atomic_set(&fc->iomap_state.frozen, 1);
+	/* Either this sees that the connection has ended, or its end sees this */
 	smp_mb__after_atomic();
 	return READ_ONCE(fc->chan->connected) ? 0 : -ENOTCONN;
 }

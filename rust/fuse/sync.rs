@@ -9,7 +9,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// Does `fsync` or, with `datasync`, `fdatasync`, for the data from `start` to `end`, both included.
+/// Does `fsync` or, with `datasync`, `fdatasync`, for the data from `start` to `end`, both
+/// included.
 ///
 /// May sleep.  Fails with the error of writeback that this open file has not seen yet, if any.
 ///

@@ -62,8 +62,8 @@ pub(crate) struct Writeback {
     /// Grows with IOENDs, of which there may be several at a time.  Everything else that changes it
     /// has `i_rwsem`.
     disk_size: Atomic<i64>,
-    /// The negative error number that storing data in the inode has met, or 0; for who has `i_rwsem`
-    /// exclusively.
+    /// The negative error number that storing data in the inode has met, or 0; for who has
+    /// `i_rwsem` exclusively.
     pub(crate) inline_error: Atomic<i32>,
     /// Goes up before and after the server is asked to change the layout of the file, so that it
     /// is odd in between: what an IOEND says of the size on disk is not held against a server that
@@ -356,8 +356,8 @@ impl<'a> IomapInode<'a> {
         }
     }
 
-    /// Drops what is cached of a range in bytes, and takes note that mappings of it that were handed
-    /// out may no longer be true.
+    /// Drops what is cached of a range in bytes, and takes note that mappings of it that were
+    /// handed out may no longer be true.
     ///
     /// May sleep.
     pub(crate) fn mappings_changed_in(self, range: Range<u64>) {

@@ -53,7 +53,8 @@ impl Bounds {
 
     /// The share of the system's memory that a connection gets.
     ///
-    /// It is not to be noticed, and holds what is known of a million ranges on a system with 12 GiB.
+    /// It is not to be noticed, and holds what is known of a million ranges on a system with 12
+    /// GiB.
     const SHARE: u64 = 128;
 
     /// What is used unless the server says something else.

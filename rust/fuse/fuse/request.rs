@@ -96,7 +96,8 @@ impl IomapInode<'_> {
         requests: &[fuse_iomap_ioend_in],
         replies: &mut [fuse_iomap_ioend_out],
     ) -> Result<bool> {
-        // Over io_uring, what comes first has a place of 128 bytes, and what follows has the buffer.
+        // Over io_uring, what comes first has a place of 128 bytes, and what follows has the
+        // buffer.
         let (first, more) = requests.split_at_checked(1).ok_or(EINVAL)?;
         let answer = unless_missing(self.no_ioend(), || {
             self.count_records(requests.len());
@@ -199,7 +200,8 @@ impl IomapInode<'_> {
     }
 }
 
-/// Tells the server of attributes of an inode (`FUSE_SETATTR`), and leaves those it answers with alone.
+/// Tells the server of attributes of an inode (`FUSE_SETATTR`), and leaves those it answers with
+/// alone.
 ///
 /// May sleep, until the server answers or dies.
 pub(crate) fn send_setattr(inode: &Inode, request: &fuse_setattr_in) -> Result {

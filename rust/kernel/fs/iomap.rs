@@ -23,9 +23,9 @@
 //! # Units and errors
 //!
 //! All positions, lengths and addresses are in bytes: a position in a file is an [`Offset`], which
-//! is not negative here, a length or an address a `u64`.  An error that a filesystem returns is what
-//! the caller of the system call gets, but for that of a device and of writing back, which come
-//! through the state of folios and the page cache's error sequence.  A filesystem may return any
+//! is not negative here, a length or an address a `u64`.  An error that a filesystem returns is
+//! what the caller of the system call gets, but for that of a device and of writing back, which
+//! come through the state of folios and the page cache's error sequence.  A filesystem may return any
 //! error; two have a meaning of their own: `ENOTBLK` sends direct I/O through the page cache, and
 //! `EAGAIN` is right where [`OpFlag::NoWait`] forbids to wait.
 //!
@@ -461,8 +461,8 @@ impl Finished<'_> {
 
 /// What a filesystem implements: `struct iomap_ops`.
 ///
-/// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is mostly
-/// written in C can implement this part of it in Rust.
+/// This is no `#[vtable]`, which would tie it to a crate with `module!`: a filesystem that is
+/// mostly written in C can implement this part of it in Rust.
 pub trait Operations: Sized + 'static {
     /// Returns the mapping at `pos`, for up to `length` bytes (it may be longer).
     ///

@@ -81,8 +81,8 @@ impl<'a> Request<'a> {
         unsafe { bindings::iov_iter_count(self.iter.as_ptr()) }
     }
 
-    /// Takes back what was used of the data when a submission failed, which began with `count` bytes
-    /// to go: whoever tries again does so from the start.
+    /// Takes back what was used of the data when a submission failed, which began with `count`
+    /// bytes to go: whoever tries again does so from the start.
     pub fn rewind(&mut self, count: usize) {
         let used = count.saturating_sub(self.count());
 

@@ -146,8 +146,8 @@ impl<T> Chain<T> {
     ///
     /// # Safety
     ///
-    /// `entry` points to an entry that is in the tree, which the caller has the writer of.  If it is
-    /// not in a chain yet, it becomes this one's: the caller takes it out of the tree before it
+    /// `entry` points to an entry that is in the tree, which the caller has the writer of.  If it
+    /// is not in a chain yet, it becomes this one's: the caller takes it out of the tree before it
     /// frees the chain.
     unsafe fn push(&mut self, entry: NonNull<Entry<T>>) {
         // SAFETY: By the safety requirements the entry is in the tree, and only the writer, which
@@ -212,17 +212,17 @@ struct Tree<T> {
 // SAFETY: The tree itself belongs to no task, and the values in it may go to another one.
 unsafe impl<T: Send + Sync> Send for Tree<T> {}
 
-// SAFETY: Readers may look at the tree while the one writer changes it, since it is in RCU mode.  They
-// do not use `head` and `chained` of an entry, `marked` is atomic, and the rest is not written to
-// while they can find it.  Readers in several tasks share a `T`.
+// SAFETY: Readers may look at the tree while the one writer changes it, since it is in RCU
+// mode.  They do not use `head` and `chained` of an entry, `marked` is atomic, and the rest is not
+// written to while they can find it.  Readers in several tasks share a `T`.
 unsafe impl<T: Send + Sync> Sync for Tree<T> {}
 
 impl<T> Tree<T> {
     /// Makes an empty one.
     fn new() -> impl PinInit<Self> {
         // The gaps that the second one keeps track of are of no use here.  But then the nodes are
-        // those that processes have in RCU mode, and have room for what is kept of a node: in others
-        // that is where there may be a pointer, and `mt_free_walk` takes it for one.
+        // those that processes have in RCU mode, and have room for what is kept of a node: in
+        // others that is where there may be a pointer, and `mt_free_walk` takes it for one.
         const FLAGS: u32 = bindings::MT_FLAGS_USE_RCU | bindings::MT_FLAGS_ALLOC_RANGE;
 
         // INVARIANT: The tree is empty.
@@ -590,7 +590,8 @@ impl<T: Copy> Stored<'_, T> {
         self.0.value
     }
 
-    /// Returns whether this was stored, or [`Reader::get_and_mark`] has found it, since the last call.
+    /// Returns whether this was stored, or [`Reader::get_and_mark`] has found it, since the last
+    /// call.
     ///
     /// So one can make room where nothing has happened for long.
     ///

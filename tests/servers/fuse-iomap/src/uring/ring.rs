@@ -39,6 +39,7 @@ pub(super) struct Ring {
     fd: RawFd,
     qid: u16,
     /// Of timers that run; the kernel reads them when they are submitted.
+    #[expect(clippy::vec_box, reason = "the kernel has their addresses")]
     timers: Vec<Box<types::Timespec>>,
 }
 
