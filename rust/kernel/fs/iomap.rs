@@ -25,22 +25,24 @@
 //! All positions, lengths and addresses are in bytes: a position in a file is an [`Offset`], which
 //! is not negative here, a length or an address a `u64`.  An error that a filesystem returns is
 //! what the caller of the system call gets, but for that of a device and of writing back, which
-//! come through the state of folios and the page cache's error sequence.  A filesystem may return any
-//! error; two have a meaning of their own: `ENOTBLK` sends direct I/O through the page cache, and
-//! `EAGAIN` is right where [`OpFlag::NoWait`] forbids to wait.
+//! come through the state of folios and the page cache's error sequence.  A filesystem may return
+//! any error; two have a meaning of their own: `ENOTBLK` sends direct I/O through the page cache,
+//! and `EAGAIN` is right where [`OpFlag::NoWait`] forbids to wait.
 //!
 //! # Context
 //!
-//! | called | holds |
-//! |---|---|
-//! | [`Operations::begin`], [`Operations::end`] for reading through the page cache | the locks of folios in the range, `invalidate_lock` shared |
-//! | the same for a page fault that writes | the lock of the folio |
-//! | the same for writing, zeroing and unsharing in the page cache | `i_rwsem` exclusively, which the functions want to see; no folio yet |
-//! | the same for direct I/O | `i_rwsem`, as the caller has taken it |
-//! | [`WriteOperations::is_valid`] | the lock of a folio |
-//! | [`WritebackOperations::map_writeback`], [`WritebackOperations::discard`] | the lock of a folio, which is under writeback; no reclaim into filesystems |
-//! | [`WritebackOperations::complete`] | any context, also that of an interrupt |
-//! | [`DirectOperations::end_io`] | see there |
+//! [`Operations::begin`] and [`Operations::end`] are called with these locks held:
+//!
+//! - for reading through the page cache, those of folios in the range, and `invalidate_lock` shared;
+//! - for a page fault that writes, that of the folio;
+//! - for writing, zeroing and unsharing in the page cache, `i_rwsem` exclusively, which the
+//!   functions want to see; no folio yet;
+//! - for direct I/O, `i_rwsem`, as the caller has taken it.
+//!
+//! [`WriteOperations::is_valid`] has the lock of a folio, and so have
+//! [`WritebackOperations::map_writeback`] and [`WritebackOperations::discard`], whose folio is under
+//! writeback, so that there is no reclaim into filesystems.  [`WritebackOperations::complete`] is
+//! called from any context, also that of an interrupt; of [`DirectOperations::end_io`] see there.
 //!
 //! So an implementation must not touch the page cache of the inode that it is called for.
 //!
