@@ -33,15 +33,16 @@
 //!
 //! [`Operations::begin`] and [`Operations::end`] are called with these locks held:
 //!
-//! - for reading through the page cache, those of folios in the range, and `invalidate_lock` shared;
+//! - for reading through the page cache, those of folios in the range, and `invalidate_lock`
+//!   shared;
 //! - for a page fault that writes, that of the folio;
 //! - for writing, zeroing and unsharing in the page cache, `i_rwsem` exclusively, which the
 //!   functions want to see; no folio yet;
 //! - for direct I/O, `i_rwsem`, as the caller has taken it.
 //!
 //! [`WriteOperations::is_valid`] has the lock of a folio, and so have
-//! [`WritebackOperations::map_writeback`] and [`WritebackOperations::discard`], whose folio is under
-//! writeback, so that there is no reclaim into filesystems.  [`WritebackOperations::complete`] is
+//! [`WritebackOperations::map_writeback`] and [`WritebackOperations::discard`], whose folio is
+//! under writeback, so that there is no reclaim into filesystems.  [`WritebackOperations::complete`] is
 //! called from any context, also that of an interrupt; of [`DirectOperations::end_io`] see there.
 //!
 //! So an implementation must not touch the page cache of the inode that it is called for.
