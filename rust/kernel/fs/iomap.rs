@@ -42,8 +42,9 @@
 //!
 //! [`WriteOperations::is_valid`] has the lock of a folio, and so have
 //! [`WritebackOperations::map_writeback`] and [`WritebackOperations::discard`], whose folio is
-//! under writeback, so that there is no reclaim into filesystems.  [`WritebackOperations::complete`] is
-//! called from any context, also that of an interrupt; of [`DirectOperations::end_io`] see there.
+//! under writeback, so that there is no reclaim into filesystems.
+//! [`WritebackOperations::complete`] is called from any context, also that of an interrupt; of
+//! [`DirectOperations::end_io`] see there.
 //!
 //! So an implementation must not touch the page cache of the inode that it is called for.
 //!
