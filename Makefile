@@ -7,12 +7,13 @@ export LINUX LINUX_TARBALL FUSE_IOMAP_CACHE JOBS BENCH BENCH_VM BENCH_ROUNDS
 export BASE SERIES_DIR SERIES_OPTIONS SERIES_WRAP SERIES_OUTPUT STEPS CONFIGS
 export FSTESTS FSTESTS_ARGS FSTESTS_VM FSTESTS_FSTYP FSTESTS_OPTIONS FSTESTS_SIZE FSTESTS_TIMEOUT
 
-.PHONY: help run test test-long bench bench-quick fstests lint kunit kernel series series-check build servers setup source sync clean
+.PHONY: help run example test test-long bench bench-quick fstests lint kunit kernel series series-check build servers setup source sync clean
 
 help:
 	@echo 'FUSE file I/O through fs/iomap, written in Rust, for Linux 7.3'
 	@echo
 	@echo '  make run                 build everything, boot a VM, show the demonstration'
+	@echo '  make example             the example server of the library on a disk, in a VM'
 	@echo '  make test [ONLY=NAMES]   everything that is tested; last line "N passed, N failed"'
 	@echo '  make test-long [ONLY=…]  the loads in full size, an hour or more'
 	@echo '  make bench               the benchmark, all of it: tables and pictures for Documentation/'
@@ -50,6 +51,9 @@ servers: setup
 
 run: build
 	@scripts/run-demo
+
+example: sync servers
+	@scripts/example
 
 test: setup
 	@scripts/test $(ONLY)

@@ -194,7 +194,8 @@ int fuse_iomap_notify(struct fuse_conn *fc, enum fuse_notify_code code,
 		      unsigned int size, struct fuse_copy_state *cs);
 
 /* fs/fuse/iomap/statx.c */
-void fuse_iomap_statx(struct kstat *stat, const struct fuse_statx *sx);
+void fuse_iomap_statx(struct inode *inode, struct kstat *stat,
+		      const struct fuse_statx *sx);
 void fuse_iomap_getattr(struct inode *inode, struct kstat *stat,
 			u32 request_mask);
 

@@ -9,14 +9,31 @@
 #include <linux/stat.h>
 
 /**
- * fuse_iomap_statx - take over what only servers of iomap mounts are asked for
+ * fuse_iomap_statx - complete what a server has answered to STATX
+ * @inode: the inode, on a mount with iomap
  * @stat: what statx(2) is going to show
  * @sx: what the server has answered
  *
+ * What the kernel owns is not the server's to say, also in an answer that leaves
+ * something out, and so is not adopted as a whole.
+ *
  * Context: any.
  */
-void fuse_iomap_statx(struct kstat *stat, const struct fuse_statx *sx)
+void fuse_iomap_statx(struct inode *inode, struct kstat *stat,
+		      const struct fuse_statx *sx)
 {
+	u32 owned = fuse_get_cache_mask(inode);
+
+	if (owned & STATX_SIZE)
+		stat->size = i_size_read(inode);
+	if (owned & STATX_ATIME)
+		stat->atime = inode_get_atime(inode);
+	if (owned & STATX_MTIME)
+		stat->mtime = inode_get_mtime(inode);
+	if (owned & STATX_CTIME)
+		stat->ctime = inode_get_ctime(inode);
+	stat->result_mask |= owned;
+
 	if (sx->mask & STATX_SUBVOL) {
 		stat->subvol = sx->subvol;
 		stat->result_mask |= STATX_SUBVOL;
@@ -56,16 +73,23 @@ static void fuse_iomap_fill_dio(struct fuse_conn *fc, struct kstat *stat)
 }
 
 /**
- * fuse_iomap_getattr - show what the kernel knows of direct I/O on a file
- * @inode: an iomap inode
+ * fuse_iomap_getattr - show what the kernel knows of an inode by itself
+ * @inode: an exclusive inode
  * @stat: what statx(2) is going to show
  * @request_mask: what it was asked for
+ *
+ * These are the flags that the VFS enforces and, for iomap inodes, what can be
+ * done with direct I/O.
  *
  * Context: any.
  */
 void fuse_iomap_getattr(struct inode *inode, struct kstat *stat,
 			u32 request_mask)
 {
+	generic_fill_statx_attr(inode, stat);
+	if (!fuse_inode_has_iomap(inode))
+		return;
+
 	if (request_mask & (STATX_DIOALIGN | STATX_DIO_READ_ALIGN))
 		fuse_iomap_fill_dio(get_fuse_conn(inode), stat);
 	if (request_mask & STATX_WRITE_ATOMIC) {

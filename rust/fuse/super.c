@@ -92,6 +92,9 @@ static int fuse_iomap_ask(struct super_block *sb, u32 opcode, const void *in,
 	args.nocreds = force;
 
 	err = fuse_simple_request(fm, &args);
+	/* What io_uring was handing to a server that has died */
+	if (err == -ECANCELED)
+		err = -ENOTCONN;
 	fuse_iomap_count_message(fm->fc, opcode, err);
 	return err;
 }

@@ -18,7 +18,8 @@ pub(crate) struct Device {
     id: u32,
 }
 
-// SAFETY: A reference to a backing belongs to no task.
+// SAFETY: The reference count is all that is ever changed of a backing, atomically; the last
+// reference may be dropped by any task, which `fput` is made for.
 unsafe impl Send for Device {}
 
 // SAFETY: File and type of a backing are never written to, its reference count is atomic.

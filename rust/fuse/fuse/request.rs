@@ -8,6 +8,7 @@ use core::{mem::size_of, slice};
 use kernel::{
     bindings::{
         self,
+        fuse_attr,
         fuse_attr_out,
         fuse_fallocate_in,
         fuse_iomap_begin_in,
@@ -285,30 +286,61 @@ impl<T: Wire> AsWire for [T] {
     }
 }
 
-// SAFETY: Integers only, with gaps spelled out.
-unsafe impl Wire for fuse_iomap_begin_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_iomap_io {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_iomap_end_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_iomap_ioend_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_iomap_ioend_out {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_fallocate_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_attr_out {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_setattr_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_read_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_write_in {}
-// SAFETY: As above.
-unsafe impl Wire for fuse_write_out {}
-// SAFETY: As above.
+/// The size of a member, which is `Wire` as well.
+const fn size_of_member<S, M: Wire>(_: fn(&S) -> &M) -> usize {
+    size_of::<M>()
+}
+
+/// Declares structures to be [`Wire`], with all their members.
+macro_rules! wire {
+    ($($structure:ident { $($member:ident),+ $(,)? })+) => {
+        $(
+            // Members do not overlap, so if they add up to the structure there is no gap.
+            const _: () = assert!(
+                0 $(+ size_of_member(|it: &$structure| &it.$member))+ == size_of::<$structure>()
+            );
+
+            // SAFETY: Any bytes are one as any are its members, by the bound of `size_of_member`,
+            // and it has no padding, by the assertion.
+            unsafe impl Wire for $structure {}
+        )+
+    };
+}
+
+// SAFETY: An integer: any bytes are one, and it has no padding.
 unsafe impl Wire for u8 {}
+// SAFETY: As above.
+unsafe impl Wire for u16 {}
+// SAFETY: As above.
+unsafe impl Wire for u32 {}
+// SAFETY: As above.
+unsafe impl Wire for i32 {}
+// SAFETY: As above.
+unsafe impl Wire for u64 {}
+// SAFETY: As above.
+unsafe impl Wire for i64 {}
+
+wire! {
+    fuse_iomap_io { offset, length, addr, type_, flags, dev }
+    fuse_iomap_begin_in { opflags, reserved, attr_ino, pos, count }
+    fuse_iomap_end_in { opflags, reserved, attr_ino, pos, count, written, map }
+    fuse_iomap_ioend_in { flags, error, attr_ino, pos, new_addr, written, dev, pad }
+    fuse_iomap_ioend_out { newsize }
+    fuse_fallocate_in { fh, offset, length, mode, padding }
+    fuse_attr {
+        ino, size, blocks, atime, mtime, ctime, atimensec, mtimensec, ctimensec, mode, nlink, uid,
+        gid, rdev, blksize, flags,
+    }
+    fuse_attr_out { attr_valid, attr_valid_nsec, dummy, attr }
+    fuse_setattr_in {
+        valid, padding, fh, size, lock_owner, atime, mtime, ctime, atimensec, mtimensec, ctimensec,
+        mode, unused4, uid, gid, unused5,
+    }
+    fuse_read_in { fh, offset, size, read_flags, lock_owner, flags, padding }
+    fuse_write_in { fh, offset, size, write_flags, lock_owner, flags, padding }
+    fuse_write_out { size, padding }
+}
+
 // SAFETY: There are no bytes.
 unsafe impl Wire for () {}
 
@@ -365,7 +397,9 @@ fn send<R: Wire>(
     }
     let Ok(bytes) = usize::try_from(ret) else {
         // CAST: Error numbers are small.
-        return Err(Error::from_errno(ret as c_int));
+        let error = Error::from_errno(ret as c_int);
+        // That is how io_uring gives back what it was handing to a server that has died.
+        return Err(if error == ECANCELED { ENOTCONN } else { error });
     };
     match (may_be_short, size_of::<R>()) {
         (true, size @ 1..) if bytes.is_multiple_of(size) => Ok(bytes / size),

@@ -20,9 +20,38 @@
 //! device only if that lives as long as the inode does, and I/O in flight keeps the inode (its
 //! folios are locked or under writeback until then, and eviction waits for them).
 //!
+//! # Units and errors
+//!
+//! All positions, lengths and addresses are in bytes: a position in a file is an [`Offset`], which
+//! is not negative here, a length or an address a `u64`.  An error that a filesystem returns is
+//! what the caller of the system call gets, but for that of a device and of writing back, which
+//! come through the state of folios and the page cache's error sequence.  A filesystem may return
+//! any error; two have a meaning of their own: `ENOTBLK` sends direct I/O through the page cache,
+//! and `EAGAIN` is right where [`OpFlag::NoWait`] forbids to wait.
+//!
+//! # Context
+//!
+//! [`Operations::begin`] and [`Operations::end`] are called with these locks held:
+//!
+//! - for reading through the page cache, those of folios in the range, and `invalidate_lock`
+//!   shared;
+//! - for a page fault that writes, that of the folio;
+//! - for writing, zeroing and unsharing in the page cache, `i_rwsem` exclusively, which the
+//!   functions want to see; no folio yet;
+//! - for direct I/O, `i_rwsem`, as the caller has taken it.
+//!
+//! [`WriteOperations::is_valid`] has the lock of a folio, and so have
+//! [`WritebackOperations::map_writeback`] and [`WritebackOperations::discard`], whose folio is
+//! under writeback, so that there is no reclaim into filesystems.
+//! [`WritebackOperations::complete`] is called from any context, also that of an interrupt; of
+//! [`DirectOperations::end_io`] see there.
+//!
+//! So an implementation must not touch the page cache of the inode that it is called for.
+//!
 //! # Examples
 //!
-//! A filesystem in which each file is one piece of a device:
+//! A filesystem in which each file is one piece of a device.  It can be read, through the page
+//! cache and by mapping it, and asked for its extents:
 //!
 //! ```
 //! use kernel::{
@@ -30,7 +59,10 @@
 //!     prelude::*, //
 //! };
 //!
-//! /// Returns the device of an inode and where on it the file starts.
+//! /// The size of a block, in bytes.
+//! const BLOCK: u64 = 4096;
+//!
+//! /// Returns the device of an inode and where on it the file starts, in bytes.
 //! fn place(_inode: &Inode) -> Result<(&BlockDevice, u64)> {
 //!     // ...
 //! #   Err(ENODATA)
@@ -46,15 +78,37 @@
 //!         _flags: iomap::OpFlags,
 //!     ) -> Result<iomap::Mappings<'a>> {
 //!         let (device, addr) = place(inode)?;
-//!         let size = inode.size().unsigned_abs();
+//!         // Readahead and reports do not go beyond the size, but whole blocks are read.
+//!         let size = inode.size().unsigned_abs().next_multiple_of(BLOCK);
 //!
 //!         let mapping = iomap::Mapping::new(0, size, iomap::Kind::Mapped { device, addr });
 //!         Ok(mapping.ok_or(EIO)?.into())
 //!     }
 //! }
 //!
+//! /// For the `i_mapping` of each inode.
 //! static FLAT_AOPS: iomap::AddressSpaceOperations<Flat> = iomap::AddressSpaceOperations::new();
 //! # let _ = &FLAT_AOPS;
+//! ```
+//!
+//! What a mapping is made of is checked when it is made, and whether it answers the question when
+//! it is used:
+//!
+//! ```
+//! use kernel::fs::iomap::{Kind, Mapping};
+//!
+//! let hole = Mapping::new(4096, 8192, Kind::Hole).ok_or(EINVAL)?;
+//! assert!(hole.contains(4096) && hole.contains(12287));
+//! assert!(!hole.contains(0) && !hole.contains(12288));
+//!
+//! // Nothing is not a mapping, and nothing is before the start of a file.
+//! assert!(Mapping::new(4096, 0, Kind::Hole).is_none());
+//! assert!(Mapping::new(-4096, 4096, Kind::Hole).is_none());
+//!
+//! // One that goes beyond the largest offset ends there.
+//! let rest = Mapping::new(4096, u64::MAX, Kind::Delalloc).ok_or(EINVAL)?;
+//! assert!(rest.contains(i64::MAX - 1) && !rest.contains(i64::MAX));
+//! # Ok::<(), Error>(())
 //! ```
 //!
 //! C header: [`include/linux/iomap.h`](srctree/include/linux/iomap.h)

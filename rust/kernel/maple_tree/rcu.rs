@@ -150,7 +150,8 @@ impl<T> Chain<T> {
     /// is not in a chain yet, it becomes this one's: the caller takes it out of the tree before it
     /// frees the chain.
     unsafe fn push(&mut self, entry: NonNull<Entry<T>>) {
-        // SAFETY: An entry in the tree is alive.
+        // SAFETY: By the safety requirements the entry is in the tree, and only the writer, which
+        // the caller has, frees entries: after it has taken them out.
         let shared = unsafe { entry.as_ref() };
         if shared.chained.replace(true) {
             return;
@@ -407,7 +408,8 @@ impl<T: Copy + Send + Sync> Writer<T> {
     pub fn get(&self, index: usize) -> Option<Found<T>> {
         let entry = self.tree.load(index)?;
 
-        // SAFETY: An entry in the tree is alive until the writer takes it out.
+        // SAFETY: The entry was just found in the tree. Only a writer frees entries, this is the
+        // only one, and it is busy with this.
         unsafe { entry.as_ref() }.at(index)
     }
 
@@ -516,7 +518,8 @@ impl<T: Copy + Send + Sync> Writer<T> {
         });
         if let Err(error) = result {
             if !entry.is_null() {
-                // SAFETY: The entry is not in the tree.
+                // SAFETY: It was made of a box, and the function has failed, so that it is not in
+                // the tree and no reader has seen it.
                 drop(unsafe { KBox::from_raw(entry) });
             }
             return Err(error);
@@ -562,7 +565,7 @@ impl<T: Copy + Send + Sync> Writer<T> {
         // SAFETY: The tree is valid.  In RCU mode its nodes are freed when no reader can be looking
         // at them any more, and what is left is an empty tree.
         unsafe { bindings::mtree_destroy(self.tree.tree.get()) };
-        // SAFETY: There is nothing in the tree any more.
+        // SAFETY: All entries of the chain were in the tree, and there is nothing in that any more.
         unsafe { chain.free() };
     }
 }

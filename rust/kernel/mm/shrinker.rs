@@ -102,7 +102,8 @@ pub struct Registration<T: Shrinker> {
 // SAFETY: A registration belongs to no task, and the data may be dropped by any.
 unsafe impl<T: Shrinker> Send for Registration<T> {}
 
-// SAFETY: There is nothing that can be done with a shared reference.
+// SAFETY: A registration has no method that takes a shared reference; the data is shared by the
+// callbacks, which get it borrowed.
 unsafe impl<T: Shrinker> Sync for Registration<T> {}
 
 impl<T: Shrinker> Registration<T> {

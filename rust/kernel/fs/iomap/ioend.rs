@@ -24,7 +24,9 @@ use core::ptr::NonNull;
 #[must_use = "the folios are under writeback until it is finished"]
 pub struct Ioend(NonNull<bindings::iomap_ioend>);
 
-// SAFETY: A completed I/O belongs to no task.
+// SAFETY: By the type invariant nobody else uses it, and nothing in it is of the task that
+// submitted the I/O or of the CPU that completed it: `iomap_finish_ioends` is made for being called
+// by a work item.
 unsafe impl Send for Ioend {}
 
 impl Ioend {
@@ -152,7 +154,8 @@ struct Top {
     count: usize,
 }
 
-// SAFETY: The stack owns what is on it, see `Ioend`.
+// SAFETY: By the type invariant the stack owns all that it points to, each of which was an `Ioend`,
+// and those may be sent.
 unsafe impl Send for Top {}
 
 impl IoendList {
@@ -177,7 +180,7 @@ impl IoendList {
         let ioend = ioend.into_raw();
         // SAFETY: `ioend` was an `Ioend`, so that it is valid and ours.
         let link = unsafe { &raw mut (*ioend.as_ptr()).io_list };
-        // SAFETY: As above.
+        // SAFETY: `link` is in what is ours, and `io_list` is used by nobody before `drain`.
         unsafe { (*link).next = top.link.map_or(core::ptr::null_mut(), NonNull::as_ptr) };
         // INVARIANT: It points to the former top.
         top.link = NonNull::new(link);

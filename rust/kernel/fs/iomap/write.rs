@@ -165,7 +165,7 @@ pub unsafe fn page_mkwrite<T: WriteOperations>(
     // SAFETY: As above; this keeps the superblock from being frozen until the end.
     unsafe { bindings::sb_start_pagefault(sb) };
     // A file whose time cannot be updated can be written all the same.
-    // SAFETY: The file is open.
+    // SAFETY: The file of a VMA that has a fault is open: the VMA holds a reference to it.
     let _ = unsafe { bindings::file_update_time(file) };
 
     let invalidate = inode.lock_invalidate_shared();

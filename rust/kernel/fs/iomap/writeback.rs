@@ -64,7 +64,8 @@ impl<T: WritebackOperations> WritebackVTable<T> {
         };
         // SAFETY: The inode is alive by the safety requirements.
         let inode = unsafe { Inode::from_raw((*wpc).inode) };
-        // SAFETY: `wpc` is only used by this task.
+        // SAFETY: `wpc` is a local variable of `writepages`, whose call this is in, and fs/iomap
+        // does not look at the mapping before this returns; `Self::map` gets nothing else of it.
         let iomap = unsafe { &mut (*wpc).iomap };
 
         if let Err(error) = Self::map(inode, iomap, pos, length) {
@@ -80,7 +81,8 @@ impl<T: WritebackOperations> WritebackVTable<T> {
 
         let private = iomap.private;
         let is_hole = u32::from(iomap.type_) == bindings::IOMAP_HOLE;
-        // SAFETY: By the safety requirements.
+        // SAFETY: By the safety requirements `wpc` and the folio are good, and `Self::map` has put
+        // a mapping that contains `pos` into `wpc`. `iomap` is not used after this.
         let added = unsafe { bindings::iomap_add_to_ioend(wpc, folio, pos, end_pos, length) };
 
         if added > 0 && !is_hole {
@@ -119,7 +121,9 @@ impl<T: WritebackOperations> WritebackVTable<T> {
         wpc: *mut bindings::iomap_writepage_ctx,
         error: c_int,
     ) -> c_int {
-        // SAFETY: By the safety requirements; the ioend is not submitted yet.
+        // SAFETY: By the safety requirements `wb_ctx` is an ioend. It is not submitted before the
+        // call at the end, so its bio is still this task's alone; `end_bio` is what `bi_end_io`
+        // asks for.
         unsafe {
             let ioend: *mut bindings::iomap_ioend = (*wpc).wb_ctx.cast();
 
@@ -134,7 +138,8 @@ impl<T: WritebackOperations> WritebackVTable<T> {
     ///
     /// The block layer calls this, once, for the bio of an ioend that was submitted.
     unsafe extern "C" fn end_bio(bio: *mut bindings::bio) {
-        // SAFETY: The bio is that of an ioend.
+        // SAFETY: `writeback_submit` sets this for bios of ioends only, and each is the member of
+        // one.
         let Some(ioend) = NonNull::new(unsafe { bindings::iomap_ioend_from_bio(bio) }) else {
             return;
         };

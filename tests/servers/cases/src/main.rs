@@ -61,7 +61,7 @@ impl About {
 
 type Suite = (&'static str, About, fn(&mut Tap, &Machine));
 
-const SUITES: [Suite; 25] = [
+const SUITES: [Suite; 26] = [
     ("mixed", About::Reads, suites::mixed::run),
     ("rules", About::Reads, suites::rules::run),
     ("replies", About::Reads, suites::replies::run),
@@ -82,6 +82,7 @@ const SUITES: [Suite; 25] = [
     ("counters", About::Writes, suites::counters::run),
     ("server", About::Writes, suites::server::run),
     ("fadvise", About::Writes, suites::fadvise::run),
+    ("flags", About::Writes, suites::flags::run),
     ("swap", About::Writes, suites::swap::run),
     ("statx", About::Writes, suites::statx::run),
     ("ioends", About::Writes, suites::ioends::run),

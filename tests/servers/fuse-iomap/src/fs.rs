@@ -150,8 +150,9 @@ pub trait Filesystem: Send + Sync + 'static {
         Ok(())
     }
 
-    /// INIT has been answered and nothing else was asked yet: the time to register devices. An
-    /// error ends the session. It must not touch the mount itself.
+    /// INIT has been answered and nothing else yet, CONFIG neither (unless with
+    /// [`SessionOptions::sync_init`](crate::SessionOptions::sync_init)): the time to register devices.
+    /// An error ends the session. It must not touch the mount itself.
     fn ready(&self, connection: &Arc<Connection>) -> io::Result<()> {
         Ok(())
     }
@@ -409,9 +410,10 @@ pub trait Filesystem: Send + Sync + 'static {
     /// ([`wire::iomap_op`]) says what for:
     ///
     /// - without `WRITE` and `ZERO`, only `read` counts and [`BeginReply::read`] is the answer;
-    /// - `WRITE`: `write` must contain `pos` and is where to write: [`Mapping::pure_overwrite`] in
-    ///   place, else blocks (unwritten, or mapped with `NEW`), [`Mapping::delalloc`], or for
-    ///   copy-on-write other blocks with `SHARED`;
+    /// - `WRITE`: `write` must contain `pos` and is where to write:
+    ///   [`Mapping::pure_overwrite`](crate::Mapping::pure_overwrite) in place, else blocks
+    ///   (unwritten, or mapped with `NEW`), [`Mapping::delalloc`](crate::Mapping::delalloc), or
+    ///   for copy-on-write other blocks with `SHARED`;
     /// - `ZERO`: part of a block is to be zeroed; holes and unwritten blocks may be answered as they
     ///   are;
     /// - `WRITE | WRITEBACK`: dirty pages are to be written, so `write` must have an address by now

@@ -13,8 +13,9 @@
 //!    threads; those that you leave out answer `ENOSYS`.
 //! 2. In [`Filesystem::init`] call [`InitConfig::request_iomap`]. It says whether the kernel
 //!    offers iomap on this mount.
-//! 3. In [`Filesystem::ready`], which runs after INIT was answered and before anything else,
-//!    register block devices with [`Connection::backing_open`] and keep the [`BackingId`]s.
+//! 3. In [`Filesystem::ready`], which runs after INIT was answered and before anything else of
+//!    the filesystem is asked for, register block devices with [`Connection::backing_open`] and keep
+//!    the [`BackingId`]s.
 //! 4. Set [`wire::attr_flags::EXCLUSIVE`] and [`wire::attr_flags::IOMAP`] in the attributes of
 //!    regular files, and `blksize` to the size of the file's blocks.
 //! 5. Answer [`Filesystem::iomap_begin`] with [`Mapping`]s.
@@ -26,7 +27,8 @@
 //! server that moves blocks of its own accord tells it with [`Connection::iomap_inval`].
 //!
 //! [`Session::mount`] mounts it and [`Session::run`] serves it until it is unmounted.
-//! `examples/onefile.rs` is a complete server.
+//! `examples/onefile.rs` is a complete server; `make example` in the repository mounts it on a disk
+//! in a virtual machine, reads and writes through it, and looks at the disk.
 //!
 //! A server needs no privilege at all if another program mounts for it and hands it the FUSE device
 //! and the disks, open: [`FuseDevice`] says how.
@@ -67,6 +69,7 @@
 //! Requests are parsed with bounds checks and a malformed one is answered with `EIO`; nothing in
 //! here panics on what the kernel sends.
 #![deny(unsafe_code)]
+#![warn(missing_docs)]
 
 mod caching;
 mod clock;

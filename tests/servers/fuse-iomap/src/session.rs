@@ -201,7 +201,17 @@ impl<F: Filesystem> Shared<F> {
                 return Ok(());
             }
         }
-        self.fs.ready(&self.connection)?;
+        if self.connection.has_iomap() && !self.connection.is_configured() {
+            // With SYNC_INIT it is the task that mounts which takes the answer to INIT, and only then
+            // does the kernel know devices. That it asks for CONFIG shows that it has.
+            let Some(config) = worker.receive()? else {
+                return Ok(());
+            };
+            self.fs.ready(&self.connection)?;
+            worker.answer(config);
+        } else {
+            self.fs.ready(&self.connection)?;
+        }
         let mut threads = Vec::new();
         let mut start = |name: String, run: Box<dyn FnOnce() -> io::Result<()> + Send>| {
             thread::Builder::new()
@@ -252,7 +262,10 @@ impl<F: Filesystem> Shared<F> {
     fn serve_ring(&self, queue: u16) -> io::Result<()> {
         self.prepare_thread();
         let max_write = self.connection.negotiated().map_or(0, |n| n.max_write);
-        uring::Server::new(self, &*self.connection, queue, max_write)?.run()
+        uring::Server::new(self, &*self.connection, queue, max_write)
+            .and_then(uring::Server::run)
+            // Said at once: the other threads go on, and whoever asks for the error joins them first.
+            .inspect_err(|e| eprintln!("queue {queue} is no longer served: {e}"))
     }
 
     /// Answers a request, a whole message. Returns it, unless that makes no sense, and what is to
@@ -335,19 +348,34 @@ impl<F: Filesystem> Worker<F> {
 
     /// Reads and answers one request; `false` when the connection is over.
     fn step(&mut self) -> io::Result<bool> {
-        let shared = self.shared.clone();
-        let len = match rustix::io::read(&*shared.connection, &mut self.input[..]) {
-            Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(false),
-            Ok(len) => len,
-            // ENOENT: the request was taken back while it was being read.
-            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => return Ok(true),
-            Err(e) => return Err(e.into()),
+        let Some(len) = self.receive()? else {
+            return Ok(false);
         };
+        self.answer(len);
+        Ok(true)
+    }
+
+    /// Reads one request, and returns its length; `None` when the connection is over.
+    fn receive(&mut self) -> io::Result<Option<usize>> {
+        loop {
+            return match rustix::io::read(&*self.shared.connection, &mut self.input[..]) {
+                Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => Ok(None),
+                Ok(len) => Ok(Some(len)),
+                // ENOENT: the request was taken back while it was being read.
+                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => continue,
+                Err(e) => Err(e.into()),
+            };
+        }
+    }
+
+    /// Answers the request of this length that was read.
+    fn answer(&mut self, len: usize) {
+        let shared = self.shared.clone();
         let Some((req, action)) = shared.respond(&self.input[..len], &mut self.output) else {
-            return Ok(true);
+            return;
         };
         if self.output.is_empty() {
-            return Ok(true);
+            return;
         }
         let hook = shared.options.hook.clone();
         match action {
@@ -362,7 +390,6 @@ impl<F: Filesystem> Worker<F> {
                 });
             }
         }
-        Ok(true)
     }
 }
 

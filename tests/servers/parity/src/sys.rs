@@ -299,7 +299,7 @@ pub fn page_out(data: &mut [u8]) -> io::Result<()> {
     done(unsafe { libc::madvise(pages.as_mut_ptr().cast(), length, libc::MADV_PAGEOUT) })
 }
 
-/// What statx(2) says, as `struct statx` in words of 32 bits.
+/// What statx(2) says, as `struct statx` in words of 32 bits. A server is asked for it.
 pub fn statx_words(path: &Path, mask: u32) -> io::Result<[u32; 64]> {
     let path = c_path(path)?;
     let mut words = [0; 64];
@@ -309,7 +309,7 @@ pub fn statx_words(path: &Path, mask: u32) -> io::Result<[u32; 64]> {
             libc::SYS_statx,
             libc::AT_FDCWD,
             path.as_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW,
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_FORCE_SYNC,
             mask,
             words.as_mut_ptr(),
         )

@@ -8,6 +8,7 @@ use crate::files::{errno, same};
 use crate::kmsg::Kmsg;
 use crate::sys;
 use crate::tap::{Outcome, Tap};
+use fuse_iomap::wire::{Attr, AttrOut};
 use lab::client::Lab;
 use lab::misbehave::{Action, Rule};
 use lab::model::FileModel;
@@ -16,6 +17,7 @@ use lab::store::Policy;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::mem::offset_of;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 const SIZE: u64 = 65_536;
@@ -62,11 +64,20 @@ fn fields(set: &[(&str, u64)]) -> Action {
 fn refused(machine: &Machine, mut scenario: Scenario, action: Action, why: &str) -> Outcome {
     scenario.rules = vec![rule(action)];
     let mut log = Kmsg::open()?;
-    let lab = Lab::start(&machine.lab, &scenario, &machine.mountpoint)?;
-    match std::fs::metadata(lab.path("file")) {
-        Err(e) if REFUSED.contains(&errno(&e)) => {}
-        other => return Err(format!("stat: {other:?}")),
-    }
+    let lab = Lab::start(&machine.lab, &scenario, &machine.mountpoint);
+    let _lab = match (lab, scenario.options.sync_init) {
+        (Ok(_), true) => return Err("it is mounted".into()),
+        (Err(_), true) => None,
+        (lab, false) => {
+            let lab = lab?;
+            match std::fs::metadata(lab.path("file")) {
+                Err(e) if REFUSED.contains(&errno(&e)) => {}
+                other => return Err(format!("stat: {other:?}")),
+            }
+            // It goes on when this ends.
+            Some(lab)
+        }
+    };
     let lines = log.wait_for("CONFIG", 1);
     ensure!(
         lines.len() == 1,
@@ -221,18 +232,62 @@ fn other_root(machine: &Machine, id: u64) -> Outcome {
     unmount_and_wait(&mut lab)
 }
 
-/// Runs the suite.
-pub fn run(tap: &mut Tap, machine: &Machine) {
-    let lab = tap.case("CONFIG: every field is set", || {
-        Lab::start(&machine.lab, &scenario(), &machine.mountpoint)
+/// The root has this number, and the server says it of something else, or something else of the root:
+/// the call fails, and unmounting works.
+fn false_root(machine: &Machine, id: u64, op: &str, action: Action) -> Outcome {
+    let mut scenario = scenario();
+    scenario.options.identity = false;
+    scenario.options.root_nodeid = Some(id);
+    // So that the server is asked for the root, too.
+    scenario.options.valid_secs = 0;
+    let mut lie = rule(action);
+    lie.op = op.into();
+    scenario.rules = vec![lie];
+    let mut lab = Lab::start(&machine.lab, &scenario, &machine.mountpoint)?;
+    let result = match op {
+        "CREATE" => File::create(lab.path("made")).map(drop),
+        "GETATTR" => std::fs::read_dir(lab.mountpoint()).map(drop),
+        _ => std::fs::metadata(lab.path("file")).map(drop),
+    };
+    // Its errno may be that of the server, which was asked for the root's attributes as a file's.
+    ensure!(result.is_err(), "it is taken");
+    ensure!(lab.fired()? > 0, "the server did not get to that");
+    lab.set_rules(Vec::new())?;
+    // Whatever comes of these, they end.
+    let _ = std::fs::metadata(lab.mountpoint());
+    let _ = std::fs::metadata(lab.path("file"));
+    unmount_and_wait(&mut lab)
+}
+
+/// All that a server can say, and that it is so, when mount(2) waits for it and when not.
+fn everything(tap: &mut Tap, machine: &Machine, sync_init: bool) {
+    let how = if sync_init {
+        "CONFIG, SYNC_INIT"
+    } else {
+        "CONFIG"
+    };
+    let lab = tap.case(&format!("{how}: every field is set"), || {
+        let mut scenario = scenario();
+        scenario.options.sync_init = sync_init;
+        Lab::start(&machine.lab, &scenario, &machine.mountpoint)
     });
     if let Some(lab) = lab {
-        tap.case("CONFIG: UUID, fsid and block size", || identity(&lab));
-        tap.case("CONFIG: most links", || links(&lab));
-        tap.case("CONFIG: range and granularity of times", || times(&lab));
-        tap.case("CONFIG: the largest size", || largest(&lab));
+        tap.case(&format!("{how}: UUID, fsid and block size"), || {
+            identity(&lab)
+        });
+        tap.case(&format!("{how}: most links"), || links(&lab));
+        tap.case(&format!("{how}: range and granularity of times"), || {
+            times(&lab)
+        });
+        tap.case(&format!("{how}: the largest size"), || largest(&lab));
         finish(tap, lab);
     }
+}
+
+/// Runs the suite.
+pub fn run(tap: &mut Tap, machine: &Machine) {
+    everything(tap, machine, false);
+    everything(tap, machine, true);
 
     let patch = |at, bytes: &[u8]| Action::Patch {
         at,
@@ -319,7 +374,12 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         ),
     ] {
         tap.case(&format!("CONFIG: {what} is refused"), || {
-            refused(machine, scenario(), action, why)
+            refused(machine, scenario(), action.clone(), why)
+        });
+        tap.case(&format!("CONFIG, SYNC_INIT: {what} is refused"), || {
+            let mut scenario = scenario();
+            scenario.options.sync_init = true;
+            refused(machine, scenario, action, why)
         });
     }
     if logical_block_size("FI_DISK_C") == Some(4096) {
@@ -335,6 +395,36 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     for (what, action) in [
         ("a short UUID", fields(&[("config.s_uuid_len", 1)])),
         ("any number of links", fields(&[("config.s_max_links", 0)])),
+        (
+            "all of time",
+            fields(&[
+                ("config.s_time_min", i64::MIN as u64),
+                ("config.s_time_max", i64::MAX as u64),
+            ]),
+        ),
+        (
+            "an odd granularity",
+            fields(&[("config.s_time_gran", 999_999_999)]),
+        ),
+        (
+            "a granularity of a second",
+            fields(&[("config.s_time_gran", 1_000_000_000)]),
+        ),
+        (
+            "one time only",
+            fields(&[("config.s_time_min", 7), ("config.s_time_max", 7)]),
+        ),
+        ("a file of one byte", fields(&[("config.s_maxbytes", 1)])),
+        (
+            "the largest file of all",
+            fields(&[("config.s_maxbytes", i64::MAX as u64)]),
+        ),
+        ("no cache", fields(&[("config.cache_maxbytes", 0)])),
+        ("a cache of a byte", fields(&[("config.cache_maxbytes", 1)])),
+        (
+            "a cache without bound",
+            fields(&[("config.cache_maxbytes", u64::from(u32::MAX))]),
+        ),
         (
             "a name without an end",
             patch(SID, b"abcdefghijklmnopqrstuvwxyz012345"),
@@ -358,6 +448,23 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     });
     for id in [1, 1 << 40, u64::MAX] {
         tap.case(&format!("root_nodeid={id}"), || other_root(machine, id));
+    }
+    for id in [1, 7, u64::MAX] {
+        let number = || patch(0, &id.to_ne_bytes());
+        let mode = offset_of!(AttrOut, attr) + offset_of!(Attr, mode);
+        for (what, op, action) in [
+            ("a file has it", "LOOKUP", number()),
+            ("a new file has it", "CREATE", number()),
+            (
+                "it is a file",
+                "GETATTR",
+                patch(mode, &0o100_644_u32.to_ne_bytes()),
+            ),
+        ] {
+            tap.case(&format!("root_nodeid={id}, and {what}"), || {
+                false_root(machine, id, op, action)
+            });
+        }
     }
     tap.case("root_nodeid=0 is refused", || {
         let mut scenario = scenario();

@@ -9,6 +9,7 @@ pub mod counters;
 pub mod death;
 pub mod direct;
 pub mod fadvise;
+pub mod flags;
 pub mod hostile;
 pub mod inline;
 pub mod ioends;

@@ -6,11 +6,12 @@ use super::bench::{Bench, open_direct, scenario, workshop};
 use super::write::{create, pattern};
 use crate::disks::Machine;
 use crate::ensure;
-use crate::files::{errno, fails_with, same};
+use crate::files::{cool, errno, fails_with, pread, same};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
 use fuse_iomap::wire::notify;
 use lab::client::Lab;
+use lab::random::Random;
 use lab::store::MapKind;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -18,6 +19,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const PF_MEMALLOC_NOFS: u64 = 0x0004_0000;
 const PF_LOCAL_THROTTLE: u64 = 0x0010_0000;
@@ -308,6 +310,82 @@ fn spares_others(lab: &mut Lab) -> Outcome {
     Ok(())
 }
 
+/// What a file is written and read through is not what is dropped: one whose blocks are dropped from the
+/// page cache of the device all the time, in blocks of any size, holds what was written.
+fn under_load(lab: &mut Lab) -> Outcome {
+    const SIZE: usize = 300_000;
+    let fuse = connection(lab)?;
+    let (disk, id) = device(lab)?;
+    let before = sys::block_size(&disk).map_err(says("BLKBSZGET"))?;
+    let size = rustix::fs::seek(&disk, rustix::fs::SeekFrom::End(0)).map_err(says("seek"))?;
+    let done = AtomicBool::new(false);
+    let mut random = Random::new(84);
+    let mut dropped = 0;
+    let result = std::thread::scope(|scope| {
+        let mut writers = Vec::new();
+        for (n, way) in ["in-place", "unwritten", "cow", "delalloc"]
+            .iter()
+            .enumerate()
+        {
+            let path = lab.path(&format!("{}/busy", workshop(way, BLOCK as u32)));
+            writers.push(scope.spawn(move || write_and_read(&path, n as u64, SIZE)));
+        }
+        let done = &done;
+        let waiter = scope.spawn(move || {
+            let ends: Vec<_> = writers.into_iter().map(|w| w.join()).collect();
+            done.store(true, Ordering::Relaxed);
+            ends
+        });
+        let mut result = Ok(());
+        while result.is_ok() && !done.load(Ordering::Relaxed) {
+            let block = random.pick(&[512, 1024, 2048, 4096]);
+            let offset = random.below(size);
+            let length = random.pick(&[1, 512, BLOCK as u64, 1 << 20, 1 << 62, u64::MAX]);
+            result = sys::set_blocksize(&fuse, id, block)
+                .and_then(|()| dev_inval(&fuse, id, 0, (offset, length)))
+                .map_err(|e| format!("blocks of {block}, {offset} {length}: {e}"));
+            dropped += 1;
+        }
+        let ends = waiter.join().map_err(|_| "it panicked")?;
+        result?;
+        for end in ends {
+            end.map_err(|_| "a writer panicked")??;
+        }
+        Ok::<(), String>(())
+    });
+    sys::set_blocksize(&fuse, id, before).map_err(says("set the block size"))?;
+    result?;
+    ensure!(dropped > 10, "dropped only {dropped} times");
+    Ok(())
+}
+
+/// Writes a file through the page cache and past it, and reads it again, for a while.
+fn write_and_read(path: &std::path::Path, seed: u64, size: usize) -> Outcome {
+    let file = create(path)?;
+    let direct = open_direct(path)?;
+    let mut model = pattern(seed, size);
+    file.write_all_at(&model, 0).map_err(says("write"))?;
+    let mut random = Random::new(seed);
+    for round in 0..30 {
+        let at = random.below((size / BLOCK - 4) as u64) as usize * BLOCK;
+        let data = pattern(round, 2 * BLOCK);
+        if random.chance(128) {
+            sys::write_aligned(&direct, at as u64, &data).map_err(says("direct write"))?;
+        } else {
+            file.write_all_at(&data, at as u64).map_err(says("write"))?;
+        }
+        model[at..at + data.len()].copy_from_slice(&data);
+        if random.chance(64) {
+            file.sync_all().map_err(says("fsync"))?;
+            cool(&file)?;
+        }
+        let got = pread(&file, 0, size + 1).map_err(says("read"))?;
+        same(0, &got, &model).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    drop(direct);
+    std::fs::remove_file(path).map_err(says("unlink"))
+}
+
 /// What makes no sense is refused.
 fn refuses(lab: &mut Lab) -> Outcome {
     let fuse = connection(lab)?;
@@ -379,6 +457,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
         ("DEV_INVAL drops what is dirty", drops_dirty),
         ("DEV_INVAL spares what is somebody else's", spares_others),
         ("DEV_INVAL that makes no sense", refuses),
+        ("DEV_INVAL and SET_BLOCKSIZE under load", under_load),
     ] {
         tap.case(name, || case(lab));
     }

@@ -3,17 +3,23 @@
 //! server knows comes from there.
 
 use super::bench::{scenario, workshop};
-use super::write::create;
+use super::write::{create, pattern, rule};
 use super::{finish, start_iomap};
 use crate::disks::{DISKS, Machine};
 use crate::ensure;
+use crate::files::{cool, errno, fails_with, pread, same};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
-use fuse_iomap::wire::attr_flags;
+use fuse_iomap::wire::{Statx, StatxOut, attr_flags};
 use lab::client::Lab;
+use lab::control::Command;
+use lab::misbehave::Action;
 use lab::scenario::FileSpec;
 use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const BASIC: u32 = 0x7ff;
@@ -96,6 +102,190 @@ fn subvolume(lab: &mut Lab, names: &[&str]) -> Outcome {
     Ok(())
 }
 
+/// The flags that come with attributes are shown and enforced, and STATX, which does not say what flags
+/// there are, does not take them away.
+fn flags(lab: &mut Lab, name: &str) -> Outcome {
+    const IOMAP: u32 = attr_flags::IOMAP | attr_flags::EXCLUSIVE;
+    // The lowest word of stx_attributes, and of what of it is supported.
+    const ATTRIBUTES: usize = 2;
+    const SUPPORTED: usize = 14;
+    let path = lab.path(name);
+    let open = || OpenOptions::new().write(true).open(&path);
+    for (flag, shown) in [
+        (attr_flags::IMMUTABLE, 0x10),
+        (attr_flags::APPEND, 0x20),
+        (0, 0),
+    ] {
+        lab.ask(&Command::SetFlags {
+            path: name.to_owned(),
+            flags: IOMAP | flag,
+        })?;
+        lab.ask(&Command::InvalInode {
+            path: name.to_owned(),
+        })?;
+        // With the time of birth it would be STATX already.
+        look(lab, name, BASIC)?;
+        let asked = lab.counter("STATX")?;
+        for _ in 0..2 {
+            let seen = look(lab, name, BASIC | SUBVOL)?;
+            ensure!(seen[SUPPORTED] & 0x30 == 0x30, "not said to be supported");
+            let got = seen[ATTRIBUTES] & 0x30;
+            ensure!(got == shown, "shown: {got:#x} instead of {shown:#x}");
+        }
+        ensure!(
+            lab.counter("STATX")? == asked + 2,
+            "the server was not asked"
+        );
+        match flag {
+            0 => drop(open().map_err(|e| format!("without flags: {e}"))?),
+            _ => fails_with("open for writing", open(), &[libc::EPERM])?,
+        }
+    }
+    Ok(())
+}
+
+fn bytes(field: usize, value: &[u8]) -> Action {
+    Action::Patch {
+        at: offset_of!(StatxOut, stat) + field,
+        bytes: value.to_vec(),
+    }
+}
+
+/// Answers of which the file takes no harm.
+fn harmless() -> Vec<(&'static str, Action)> {
+    let mask = |mask: u32| bytes(offset_of!(Statx, mask), &mask.to_ne_bytes());
+    let blksize = |size: u32| bytes(offset_of!(Statx, blksize), &size.to_ne_bytes());
+    let time = |field: usize, sec: i64, nsec: u32| {
+        let mut value = sec.to_ne_bytes().to_vec();
+        value.extend(nsec.to_ne_bytes());
+        bytes(field, &value)
+    };
+    vec![
+        ("no mask", mask(0)),
+        ("all of the mask", mask(u32::MAX)),
+        ("a mask without the time of access", mask(BASIC & !0x20)),
+        ("a mask of the size alone", mask(0x200)),
+        ("another size", bytes(offset_of!(Statx, size), &[0; 8])),
+        (
+            "the largest size",
+            bytes(offset_of!(Statx, size), &i64::MAX.to_ne_bytes()),
+        ),
+        ("blocks of 0", blksize(0)),
+        ("blocks of 3", blksize(3)),
+        ("blocks of 4 GiB", blksize(u32::MAX)),
+        ("no links", bytes(offset_of!(Statx, nlink), &[0; 4])),
+        (
+            "all attributes",
+            bytes(offset_of!(Statx, attributes), &[0xff; 8]),
+        ),
+        (
+            "a time without sense",
+            time(offset_of!(Statx, mtime), i64::MIN, u32::MAX),
+        ),
+        (
+            "a birth without sense",
+            time(offset_of!(Statx, btime), i64::MAX, u32::MAX),
+        ),
+    ]
+}
+
+/// Whatever the server says of it, size and times are the kernel's, and so is the data.
+fn lies(lab: &mut Lab, name: &str, partial: bool, action: Action) -> Outcome {
+    const SIZE: usize = 30_001;
+    let path = lab.path(name);
+    let file = create(&path)?;
+    let data = pattern(41, SIZE);
+    file.write_all_at(&data[..9000], 0)
+        .map_err(|e| format!("write: {e}"))?;
+    file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+    // Of this the server does not know.
+    file.write_all_at(&data[9000..], 9000)
+        .map_err(|e| format!("write: {e}"))?;
+    // Of access, and, behind that of birth, of change and modification.
+    let times = |seen: &[u32; 64]| [&seen[16..20], &seen[24..32]].concat();
+    let before = look(lab, name, BASIC)?;
+    lab.set_rules(vec![rule("STATX", name, (0, 0), action)])?;
+    let seen = look(lab, name, BASIC | SUBVOL | 0x800);
+    let fired = lab.fired()?;
+    lab.set_rules(Vec::new())?;
+    ensure!(fired == 1, "the server was asked {fired} times");
+    let seen = seen?;
+    let size = u64::from(seen[10]) | u64::from(seen[11]) << 32;
+    ensure!(size == SIZE as u64, "the size is {size}");
+    ensure!(times(&seen) == times(&before), "the times are the server's");
+    ensure!(seen[2] & 0x30 == 0, "attributes are the server's");
+    let owned = 0x20 | 0x40 | 0x80 | 0x200;
+    ensure!(seen[0] & owned == owned, "the mask is {:#x}", seen[0]);
+    ensure!(
+        partial || seen[0] & BASIC == BASIC,
+        "a whole answer is not shown"
+    );
+    let after = look(lab, name, BASIC)?;
+    ensure!(after[10..12] == seen[10..12], "the size is another now");
+    file.sync_all().map_err(|e| format!("fsync: {e}"))?;
+    cool(&file)?;
+    let got = pread(&file, 0, SIZE + 1).map_err(|e| format!("read: {e}"))?;
+    same(0, &got, &data)
+}
+
+/// Answers after which the call fails, and perhaps the file is of no use; all else lives on.
+fn ruins(lab: &mut Lab, name: &str, action: Action) -> Outcome {
+    let file = create(&lab.path(name))?;
+    file.write_all_at(&[3; 9000], 0)
+        .map_err(|e| format!("write: {e}"))?;
+    let asked = rule("STATX", name, (0, 0), action);
+    lab.set_rules(vec![asked])?;
+    let path = CString::new(lab.path(name).as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+    let result = sys::statx_words(&path, BASIC | SUBVOL);
+    lab.set_rules(Vec::new())?;
+    match result {
+        Err(e) if [libc::EIO, libc::EINVAL].contains(&errno(&e)) => {}
+        Err(e) => return Err(format!("it fails with {e}")),
+        Ok(_) => return Err("it is taken".into()),
+    }
+    // Whatever comes of these, they end.
+    let _ = file.write_all_at(&[4; 9000], 0);
+    let _ = file.sync_all();
+    let _ = file.set_len(5);
+    drop(file);
+    File::open(lab.mountpoint()).map_err(|e| format!("the root: {e}"))?;
+    Ok(())
+}
+
+/// Replies to STATX that no honest server sends.
+fn hostile(tap: &mut Tap, lab: &mut Lab) {
+    let way = workshop("unwritten", 4096);
+    for (n, (what, action)) in harmless().into_iter().enumerate() {
+        let name = format!("{way}/lies-{n}");
+        let partial = what.contains("mask");
+        tap.case(&format!("STATX is answered with {what}"), || {
+            lies(lab, &name, partial, action)
+        });
+    }
+    let mode = |mode: u16| bytes(offset_of!(Statx, mode), &mode.to_ne_bytes());
+    let length = |payload: usize| Action::Resize { payload };
+    let whole = size_of::<StatxOut>();
+    for (n, (what, action)) in [
+        ("a directory", mode(0o040_755)),
+        ("no type", mode(0o644)),
+        (
+            "a size above all",
+            bytes(offset_of!(Statx, size), &[0xff; 8]),
+        ),
+        ("nothing", length(0)),
+        ("too little", length(whole - 1)),
+        ("too much", length(whole + 8)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("{way}/ruined-{n}");
+        tap.case(&format!("STATX is answered with {what}"), || {
+            ruins(lab, &name, action)
+        });
+    }
+}
+
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let mut scenario = scenario(101, None);
@@ -127,5 +317,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     tap.case("the subvolume", || {
         subvolume(&mut lab, &[&plain, "atomic", ""])
     });
+    tap.case("flags from attributes", || flags(&mut lab, "atomic"));
+    hostile(tap, &mut lab);
     finish(tap, lab);
 }

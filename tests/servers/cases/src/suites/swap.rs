@@ -229,6 +229,15 @@ fn refused(lab: &mut Lab) -> Outcome {
         misbehave(lab, &subject, Action::Fields { set })?;
         expect_refused(lab, &subject, what, wanted)?;
     }
+    // That of the first answer is that of the file.
+    let other = *lab.ready().devices.get(1).ok_or("no second device")?;
+    let set = vec![("read.dev".to_owned(), u64::from(other))];
+    let asked = (iomap_op::SWAPFILE, 0);
+    let mut later = rule("IOMAP_BEGIN", &subject.name, asked, Action::Fields { set });
+    later.nth = Some(2);
+    lab.set_rules(vec![later])?;
+    expect_refused(lab, &subject, "another device later", libc::EINVAL)?;
+    ensure!(lab.fired()? == 1, "there was no second answer");
     misbehave(lab, &subject, Action::Error { value: -libc::EIO })?;
     expect_refused(lab, &subject, "an error", libc::EIO)?;
     lab.set_rules(Vec::new())?;

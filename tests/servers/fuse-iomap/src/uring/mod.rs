@@ -15,7 +15,13 @@ use entry::Entry;
 use ring::{Event, Ring};
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::Duration;
+
+/// With SYNC_INIT the kernel takes entries when the task that mounts has looked at the answer to CONFIG:
+/// how long a thread waits between two tries, and how often it tries.
+const EARLY_PAUSE: Duration = Duration::from_millis(2);
+const EARLY_TRIES: u32 = 5000;
 
 /// Who answers the requests.
 pub(crate) trait Answer {
@@ -63,6 +69,8 @@ pub(crate) struct Server<'a, A> {
     /// One that is in use; more if replies are withheld.
     entries: Vec<Slot>,
     payload: usize,
+    /// How often the kernel has not taken an entry yet.
+    early: u32,
 }
 
 struct Slot {
@@ -87,6 +95,7 @@ impl<'a, A: Answer> Server<'a, A> {
             payload: (max_write as usize)
                 .next_multiple_of(4096)
                 .max(wire::MIN_READ_BUFFER),
+            early: 0,
         })
     }
 
@@ -105,6 +114,7 @@ impl<'a, A: Answer> Server<'a, A> {
                         self.take_back(index);
                         alive -= 1;
                     }
+                    Event::Early(index) => self.add_again(index)?,
                     Event::Refused(index, errno) => {
                         self.take_back(index);
                         return Err(io::Error::from_raw_os_error(errno));
@@ -124,6 +134,20 @@ impl<'a, A: Answer> Server<'a, A> {
             commit_id: 0,
         });
         Ok(())
+    }
+
+    /// Gives the kernel an entry again that it has not taken.
+    fn add_again(&mut self, index: usize) -> io::Result<()> {
+        self.early += 1;
+        if self.early > EARLY_TRIES {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
+        }
+        self.take_back(index);
+        thread::sleep(EARLY_PAUSE);
+        match self.entries.get_mut(index) {
+            Some(slot) => self.ring.register(index, &mut slot.entry),
+            None => Ok(()),
+        }
     }
 
     fn take_back(&mut self, index: usize) {

@@ -25,6 +25,8 @@ pub(super) enum Event {
     Request(usize),
     /// It has come back because the connection, or the ring, is over.
     Over(usize),
+    /// It has come back because the kernel takes no entries yet.
+    Early(usize),
     /// It has come back with another error: the kernel refuses the command.
     Refused(usize, i32),
     /// The timer for this entry is due.
@@ -37,6 +39,7 @@ pub(super) struct Ring {
     fd: RawFd,
     qid: u16,
     /// Of timers that run; the kernel reads them when they are submitted.
+    #[expect(clippy::vec_box, reason = "the kernel has their addresses")]
     timers: Vec<Box<types::Timespec>>,
 }
 
@@ -135,6 +138,7 @@ fn event(cqe: &cqueue::Entry) -> Event {
         libc_errno::ENOTCONN | libc_errno::ECONNABORTED | libc_errno::ECANCELED => {
             Event::Over(index)
         }
+        libc_errno::EAGAIN => Event::Early(index),
         errno => Event::Refused(index, errno),
     }
 }
@@ -146,4 +150,5 @@ mod libc_errno {
     pub(super) const ENOTCONN: i32 = Errno::NOTCONN.raw_os_error();
     pub(super) const ECONNABORTED: i32 = Errno::CONNABORTED.raw_os_error();
     pub(super) const ECANCELED: i32 = Errno::CANCELED.raw_os_error();
+    pub(super) const EAGAIN: i32 = Errno::AGAIN.raw_os_error();
 }

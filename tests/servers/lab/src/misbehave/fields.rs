@@ -58,12 +58,9 @@ pub(super) const FIELDS: [&str; 6] = ["offset", "length", "addr", "type", "flags
 /// The field with a name.
 pub(super) fn field(name: &str) -> Result<Field, String> {
     let unknown = || format!("rule: no reply has a field {name}");
-    match name {
-        "ioend.newsize" => {
-            let at = offset_of!(IomapIoendOut, newsize);
-            return Ok(Field { at, len: 8 });
-        }
-        _ => {}
+    if name == "ioend.newsize" {
+        let at = offset_of!(IomapIoendOut, newsize);
+        return Ok(Field { at, len: 8 });
     }
     if let Some(name) = name.strip_prefix("config.") {
         let (at, len) = match name {

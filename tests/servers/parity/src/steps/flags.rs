@@ -79,6 +79,7 @@ pub fn run(pair: &mut Pair) {
         open_before(pair, name, flag);
         directories(pair, name, flag);
     }
+    looked_at(pair);
     synchronous(pair);
     lasting(pair);
 }
@@ -242,6 +243,55 @@ fn directories(pair: &mut Pair, name: &str, flag: u32) {
             "{removed} {}",
             outcome(std::fs::remove_dir(&directory))
         ))
+    });
+}
+
+/// The flags that statx(2) shows, of those that the VFS enforces. It asks for the time of birth, too, as
+/// programs do which the answer of stat(2) is not enough for.
+fn shown(path: &Path) -> Seen {
+    const BASIC_AND_BIRTH: u32 = 0xfff;
+    const ENFORCED: u32 = flag::IMMUTABLE | flag::APPEND;
+    let words = sys::statx_words(path, BASIC_AND_BIRTH)?;
+    Ok(format!(
+        "shown {:x} of {:x}",
+        words[2] & ENFORCED,
+        words[14] & ENFORCED
+    ))
+}
+
+/// Looking at an inode neither hides its flags nor takes them away.
+fn looked_at(pair: &mut Pair) {
+    for (name, flag) in [("immutable", flag::IMMUTABLE), ("append", flag::APPEND)] {
+        pair.step(&format!("{name}: a file that is looked at"), |side| {
+            let path = fresh(side, &format!("{name} seen"))?;
+            let before = shown(&path)?;
+            set(&path, flag)?;
+            let with = shown(&path)?;
+            let write = outcome(OpenOptions::new().write(true).open(&path));
+            let unlink = outcome(std::fs::remove_file(&path));
+            set(&path, 0)?;
+            let after = shown(&path)?;
+            Ok(format!(
+                "{before}, {with}, write {write} unlink {unlink}, {after}"
+            ))
+        });
+        pair.step(&format!("{name}: a directory that is looked at"), |side| {
+            let file = fresh(side, &format!("{name} seen directory"))?;
+            let directory = file.parent().ok_or("no parent")?;
+            set(directory, flag)?;
+            let with = shown(directory)?;
+            let unlink = outcome(std::fs::remove_file(&file));
+            set(directory, 0)?;
+            Ok(format!("{with}, unlink {unlink}, {}", shown(directory)?))
+        });
+    }
+    pair.step("a file with S_SYNC that is looked at", |side| {
+        let path = side.path("synchronous seen");
+        let file = make(&path, b"")?;
+        set(&path, flag::SYNC)?;
+        shown(&path)?;
+        file.write_all_at(&[1; 5000], 0)?;
+        Ok(format!("dirty: {}", sys::has_dirty_pages(&file, 5000)?))
     });
 }
 

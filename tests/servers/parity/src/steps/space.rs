@@ -72,11 +72,12 @@ fn until_full(mut write: impl FnMut(u64) -> std::io::Result<usize>, length: u64)
     }
 }
 
+/// Fills a file; returns how many bytes went in, and the error that ended it.
+type Fill<'a> = &'a dyn Fn(&Side, &File) -> Result<(u64, String), Broken>;
+
 fn full(pair: &mut Pair) {
     const PIECE: u64 = 256 << 10;
-    let one = |pair: &mut Pair,
-               name: &str,
-               fill: &dyn Fn(&Side, &File) -> Result<(u64, String), Broken>| {
+    let one = |pair: &mut Pair, name: &str, fill: Fill<'_>| {
         pair.step(name, |side| {
             let path = side.path("fill");
             let free_bytes = statvfs(&side.root)?.f_bfree * 4096;

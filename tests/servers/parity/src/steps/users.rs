@@ -95,7 +95,7 @@ fn tries(path: &Path, mode: u32, uid: u32, gid: u32) -> Seen {
             ("run", outcome(access(path, Access::EXEC_OK))),
             ("set_len", outcome(write().and_then(|f| f.set_len(5000)))),
             ("O_TRUNC", outcome(truncate)),
-            ("touch", outcome(times(path, 0, UTIME_NOW as i64))),
+            ("touch", outcome(times(path, 0, UTIME_NOW))),
             ("set times", outcome(times(path, 1_000_000, 5))),
             ("chmod", outcome(chmod(path, Mode::from_raw_mode(0o700)))),
             (
