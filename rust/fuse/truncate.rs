@@ -36,15 +36,18 @@ pub(crate) fn begin(
         iomap::truncate_page::<FuseIomap>(lock, invalidate, new)?;
         inline::check(lock, old)?;
     }
+
+    // Before the size in core moves: until the server knows of it, what it says of the size on disk
+    // can be larger than both.
+    writeback.layout_changes(lock);
     invalidate.truncate(lock, new);
 
     let kept = old.min(new).min(writeback.disk_size());
     if let Err(error) = inode.vfs().write_back(kept, Offset::MAX) {
         give_up(inode, lock, invalidate, old, new);
+        writeback.layout_has_changed(lock, None);
         return Err(error);
     }
-
-    writeback.layout_changes(lock);
     Ok(())
 }
 
@@ -63,11 +66,11 @@ pub(crate) fn end(
         return;
     };
 
-    writeback.layout_has_changed(lock, answer.is_ok().then_some(new));
-    inode.mappings_changed_in(old.min(new).unsigned_abs()..u64::MAX);
     if answer.is_err() {
         give_up(inode, lock, invalidate, old, new);
     }
+    writeback.layout_has_changed(lock, answer.is_ok().then_some(new));
+    inode.mappings_changed_in(old.min(new).unsigned_abs()..u64::MAX);
 }
 
 /// Goes back to a size that the server can agree with.

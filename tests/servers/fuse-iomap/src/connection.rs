@@ -99,9 +99,12 @@ impl Connection {
         self.configured.store(true, Ordering::Release);
     }
 
-    /// Whether CONFIG has come, answered or not.
-    pub(crate) fn is_configured(&self) -> bool {
-        self.configured.load(Ordering::Acquire)
+    /// Whether CONFIG is still to come: not if the server insists on an iomap that was not offered.
+    pub(crate) fn expects_config(&self) -> bool {
+        let is_on = self
+            .negotiated()
+            .is_some_and(|n| n.flags & n.offered & wire::init::IOMAP != 0);
+        is_on && !self.configured.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_extensions(&self, extensions: u64) {

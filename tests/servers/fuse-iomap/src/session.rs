@@ -201,7 +201,7 @@ impl<F: Filesystem> Shared<F> {
                 return Ok(());
             }
         }
-        if self.connection.has_iomap() && !self.connection.is_configured() {
+        if self.connection.expects_config() {
             // With SYNC_INIT it is the task that mounts which takes the answer to INIT, and only then
             // does the kernel know devices. That it asks for CONFIG shows that it has.
             let Some(config) = worker.receive()? else {
@@ -221,7 +221,7 @@ impl<F: Filesystem> Shared<F> {
         };
         if self.connection.has(wire::init::OVER_IO_URING) {
             // Until CONFIG is answered the kernel takes no rings, and from then on it waits for them.
-            while self.connection.has_iomap() && !self.connection.is_configured() {
+            while self.connection.expects_config() {
                 if !worker.step()? {
                     return Ok(());
                 }
@@ -338,8 +338,7 @@ impl<F: Filesystem> Worker<F> {
     fn shake_hands(mut self) -> io::Result<()> {
         while self.step()? {
             let connection = &self.shared.connection;
-            let configured = !connection.has_iomap() || connection.is_configured();
-            if connection.negotiated().is_some() && configured {
+            if connection.negotiated().is_some() && !connection.expects_config() {
                 break;
             }
         }
