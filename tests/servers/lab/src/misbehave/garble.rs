@@ -17,7 +17,8 @@ pub(super) fn garble_once(random: &mut Random, context: &Context, reply: &mut Ve
             format!("payload of {payload} bytes")
         }
         1 => {
-            let message = random.below(80) as usize;
+            // One of no bytes is never sent, so that the kernel could not refuse it.
+            let message = 1 + random.below(79) as usize;
             reply.truncate(message);
             format!("message cut to {message} bytes")
         }
