@@ -44,9 +44,22 @@ u64 fuse_iomap_counted(struct fuse_conn *fc, unsigned int counter)
 	return sum;
 }
 
+/* The connection may go away while its file is open */
+static struct fuse_conn *fuse_iomap_ctl_conn_get(const struct file *file)
+{
+	struct fuse_conn *fc;
+
+	mutex_lock(&fuse_mutex);
+	fc = file_inode(file)->i_private;
+	if (fc)
+		fuse_conn_get(fc);
+	mutex_unlock(&fuse_mutex);
+	return fc;
+}
+
 static int fuse_iomap_ctl_show(struct seq_file *m, void *v)
 {
-	struct fuse_conn *fc = fuse_ctl_file_conn_get(m->private);
+	struct fuse_conn *fc = fuse_iomap_ctl_conn_get(m->private);
 
 	if (!fc)
 		return 0;
