@@ -52,6 +52,9 @@ impl Stamp {
     }
 }
 
+/// More nanoseconds than the kernel's clock is behind a finer one.
+const TICKS: u32 = 50_000_000;
+
 /// The part of an inode that all of them have.
 const SMALL: usize = 128;
 /// `i_block`.
@@ -209,6 +212,33 @@ impl InodeEdit {
         }
     }
 
+    /// A time, in an inode that has room for nanoseconds.
+    fn time(&self, which: Stamp) -> Option<Time> {
+        let (low, extra) = which.offsets();
+        if !self.reaches(extra + 4) {
+            return None;
+        }
+        let word = le32(&self.raw, extra);
+        Some(Time {
+            sec: i64::from(le32(&self.raw, low) as i32) + (i64::from(word & 3) << 32),
+            nsec: word >> 2,
+        })
+    }
+
+    /// Sets a time to `now`, unless it is a tick or so ahead.
+    ///
+    /// The kernel's time stamps are never older than one that any filesystem has got from a finer clock,
+    /// so they can be ahead of the clock that is read here; and what the kernel has told, it does not
+    /// tell again.
+    pub fn advance_time(&mut self, which: Stamp, now: Time) {
+        let is_ahead = self
+            .time(which)
+            .is_some_and(|old| now < old && old < now.later(TICKS));
+        if !is_ahead {
+            self.set_time(which, now);
+        }
+    }
+
     /// Fails with what is the matter if this inode's blocks cannot be changed.
     pub fn check_extents(&self) -> Result<()> {
         // Volumes with block-mapped files are common (they were once ext3), so this is no damage.
@@ -304,8 +334,7 @@ impl Txn<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn times_beyond_32_bits_are_kept() {
+    fn inode() -> InodeEdit {
         let mut inode = InodeEdit {
             ino: 12,
             raw: vec![0; 256],
@@ -313,6 +342,28 @@ mod tests {
             offset: 0,
         };
         inode.set_extra_size(32);
+        inode
+    }
+
+    #[test]
+    fn what_the_kernel_has_told_is_not_taken_back() {
+        let at = |sec, nsec| Time { sec, nsec };
+        let mut inode = inode();
+        let told = at(0x1_0000_0000, 4_000_000);
+        inode.set_time(Stamp::Change, told);
+        assert_eq!(inode.time(Stamp::Change), Some(told));
+        inode.advance_time(Stamp::Change, at(0xffff_ffff, 996_000_000));
+        assert_eq!(inode.time(Stamp::Change), Some(told));
+        // A clock that was set is another matter.
+        inode.advance_time(Stamp::Change, at(0xffff_ffff, 0));
+        assert_eq!(inode.time(Stamp::Change), Some(at(0xffff_ffff, 0)));
+        inode.advance_time(Stamp::Change, told);
+        assert_eq!(inode.time(Stamp::Change), Some(told));
+    }
+
+    #[test]
+    fn times_beyond_32_bits_are_kept() {
+        let mut inode = inode();
         for sec in [
             0,
             -1,

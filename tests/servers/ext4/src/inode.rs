@@ -53,12 +53,23 @@ pub mod mode {
 }
 
 /// A time with the range and precision that ext4 stores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
     /// Seconds since 1970, negative before.
     pub sec: i64,
     /// Nanoseconds, below 10^9.
     pub nsec: u32,
+}
+
+impl Time {
+    /// So many nanoseconds later, less than a second.
+    pub(crate) fn later(self, nanoseconds: u32) -> Self {
+        let nsec = self.nsec.saturating_add(nanoseconds);
+        Self {
+            sec: self.sec.saturating_add(i64::from(nsec / 1_000_000_000)),
+            nsec: nsec % 1_000_000_000,
+        }
+    }
 }
 
 impl Time {

@@ -44,8 +44,8 @@ impl Volume {
             inode.check_extents()?;
             let grows = size > inode.size();
             inode.set_size(size);
-            inode.set_time(Stamp::Modify, txn.now);
-            inode.set_time(Stamp::Change, txn.now);
+            inode.advance_time(Stamp::Modify, txn.now);
+            inode.advance_time(Stamp::Change, txn.now);
             let ahead = txn.state.prealloc.remove(&ino);
             // A file that grows keeps what fallocate(2) put behind its old end, but not what was
             // only taken in advance.
@@ -136,7 +136,7 @@ impl Volume {
             let mut inode = txn.edit(ino)?;
             if how & mode::KEEP_SIZE == 0 && inode.size() < end {
                 inode.set_size(end);
-                inode.set_time(Stamp::Modify, txn.now);
+                inode.advance_time(Stamp::Modify, txn.now);
             }
             txn.changed(&mut inode)
         })
@@ -213,7 +213,7 @@ impl Volume {
             }
             txn.put_tail(&mut inode, moved, |first| first - blocks)?;
             inode.set_size(size - length);
-            inode.set_time(Stamp::Modify, txn.now);
+            inode.advance_time(Stamp::Modify, txn.now);
             txn.changed(&mut inode)
         })
     }
@@ -241,7 +241,7 @@ impl Volume {
             }
             txn.put_tail(&mut inode, moved, |first| first + blocks)?;
             inode.set_size(longer);
-            inode.set_time(Stamp::Modify, txn.now);
+            inode.advance_time(Stamp::Modify, txn.now);
             txn.changed(&mut inode)
         })
     }
@@ -250,7 +250,7 @@ impl Volume {
 impl Txn<'_> {
     /// Stores an inode whose contents changed.
     fn changed(&mut self, inode: &mut InodeEdit) -> Result<()> {
-        inode.set_time(Stamp::Change, self.now);
+        inode.advance_time(Stamp::Change, self.now);
         self.store(inode)
     }
 
