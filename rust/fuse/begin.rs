@@ -352,8 +352,14 @@ fn remember(
         Some(write) if matches!(write.place(), Place::Mapped(..))
             && matches!(reply.read.place(), Place::Hole)
     );
-    // Who writes here and there changes mappings, and would have to evict some for these.
-    let more = if reply.write.is_none() { more } else { &[] };
+    // Who writes here and there changes mappings, and would have to evict some for these; but not who
+    // overwrites.
+    let is_overwrite = u32::from(write.type_) == bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE;
+    let more = if reply.write.is_none() || is_overwrite {
+        more
+    } else {
+        &[]
+    };
     let flagged = [(Side::Read, read), (Side::Write, write)]
         .into_iter()
         .filter(|(_, wire)| u32::from(wire.flags) & bindings::FUSE_IOMAP_F_CACHE != 0 && !is_new);

@@ -73,7 +73,11 @@ impl Lab {
         let read = self.stored_side(&answer.read)?;
         let mut reply = match &answer.write {
             Some(write) => BeginReply::read_write(read, self.stored_side(write)?),
-            None => BeginReply::read(read),
+            None => {
+                let end = answer.in_place_to.max(read.end());
+                let write = Mapping::pure_overwrite(read.offset(), end - read.offset());
+                BeginReply::read_write(read, write)
+            }
         };
         reply.write = reply.write.with_flags(answer.write_flags);
         let more = answer.more.iter().map(|side| self.stored_side(side));

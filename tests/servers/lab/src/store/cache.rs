@@ -97,12 +97,19 @@ impl File {
         }
         let mut at = answer.read.end;
         let end = self.size.next_multiple_of(self.block());
+        // What may be moved to be written has to be asked for.
+        let mut steady = answer.write_flags & cache != 0 && self.policy.style != Style::Cow;
         while at < end && answer.more.len() < more {
             let piece = self.map.get(at).within(&(at..end));
             if new(piece.state) {
                 break;
             }
             answer.more.push(side(&piece, piece.state, 0));
+            steady = steady && matches!(piece.state, Some(State::Written(_)));
+            if steady {
+                answer.in_place_to = piece.end;
+                self.issued.set(at..piece.end, State::Reserved);
+            }
             at = piece.end;
         }
     }

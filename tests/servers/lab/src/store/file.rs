@@ -33,6 +33,8 @@ pub struct Answer {
     pub write: Option<Side>,
     /// The flags of a write side that is in place.
     pub write_flags: u16,
+    /// Where such a write side ends: not before `read` does, which counts if this is less.
+    pub in_place_to: u64,
     /// What follows `read`.
     pub more: Vec<Side>,
 }
@@ -43,6 +45,7 @@ impl Answer {
             read,
             write,
             write_flags: 0,
+            in_place_to: 0,
             more: Vec::new(),
         }
     }

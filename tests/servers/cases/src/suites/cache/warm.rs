@@ -10,14 +10,24 @@ use crate::ensure;
 use crate::files::{cool, pread, same};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
+use fuse_iomap::wire::iomap_op;
 use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
+use lab::misbehave::{Action, Rule};
 use lab::scenario::Scenario;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 /// Ways of mapping where what is written stays where it is.
 const STEADY: [&str; 4] = ["in-place", "unwritten", "cow", "delalloc"];
+
+/// How to write.
+#[derive(Clone, Copy, Debug)]
+enum Through {
+    Direct,
+    Cached,
+}
 
 /// Once all has been read, reading asks no more: by system calls, mapped, past the cache.
 fn reads(lab: &mut Lab, way: &str) -> Outcome {
@@ -130,6 +140,87 @@ fn cold(lab: &mut Lab, way: &str, more: usize) -> Outcome {
     Ok(())
 }
 
+/// The same for who overwrites, block by block: what follows is known as well, to write and to read.
+fn cold_overwrites(lab: &mut Lab, more: usize, through: Through) -> Outcome {
+    let mut subject = Subject::new(lab, "in-place")?;
+    let direct = open_direct(&subject.path(lab))?;
+    let extents = lab.map(&subject.name)?.entries.len();
+    let all = (0, u64::MAX);
+    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    let mut model = std::mem::take(&mut subject.model);
+    model.fill(0x5a);
+    let begins = subject.asked(lab, |_| {
+        for (at, block) in (0..).step_by(4096).zip(model.chunks(4096)) {
+            match through {
+                Through::Direct => sys::write_aligned(&direct, at, block),
+                Through::Cached => subject.file.write_all_at(block, at),
+            }
+            .map_err(|e| format!("write at {at}: {e}"))?;
+        }
+        subject.file.sync_all().map_err(|e| format!("fsync: {e}"))
+    })?;
+    subject.model = model;
+    let most = extents.div_ceil(1 + more) + 1;
+    ensure!(
+        !begins.is_empty() && begins.len() <= most,
+        "{} BEGINs for {extents} extents, {most} would do",
+        begins.len()
+    );
+    let begins = subject.asked(lab, |_| {
+        subject.cool()?;
+        subject.read()
+    })?;
+    ensure!(begins.is_empty(), "reading asked: {begins:?}");
+    Ok(())
+}
+
+/// An answer to a write that was on its way when everything was taken back is used, but not kept.
+fn late_overwrite(lab: &mut Lab) -> Outcome {
+    let mut subject = Subject::new(lab, "in-place")?;
+    let direct = open_direct(&subject.path(lab))?;
+    let all = (0, u64::MAX);
+    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    subject.model.fill(0x3c);
+    let write = |at: usize| {
+        sys::write_aligned(&direct, at as u64, &subject.model[at..at + 4096])
+            .map_err(|e| format!("write at {at}: {e}"))
+    };
+    let asked = |lab: &mut Lab| Ok::<_, String>(lab.activity(&subject.name)?.begins.len());
+    let before = asked(lab)?;
+    lab.set_rules(vec![Rule {
+        op: "IOMAP_BEGIN".into(),
+        path: None,
+        with: iomap_op::WRITE,
+        without: 0,
+        nth: Some(1),
+        action: Action::Delay {
+            ms: 2000,
+            interruptible: false,
+        },
+        then_errno: None,
+    }])?;
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| write(0));
+        while asked(lab)? == before {
+            ensure!(!first.is_finished(), "the write did not ask");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+        ensure!(!first.is_finished(), "the answer was not late");
+        first.join().map_err(|_| "the writer panicked")?
+    })?;
+    lab.set_rules(Vec::new())?;
+    for (at, wanted) in [(4096, 1), (8192, 0)] {
+        let begins = subject.asked(lab, |_| write(at))?.len();
+        ensure!(begins == wanted, "{begins} BEGINs to write at {at}");
+    }
+    for at in (12_288..SIZE).step_by(4096) {
+        write(at)?;
+    }
+    subject.cool()?;
+    subject.read()
+}
+
 /// What the kernel itself changes, it forgets: it asks again, and reads what is there now.
 fn forgotten(lab: &mut Lab, way: &str) -> Outcome {
     type Change = fn(&mut Subject) -> std::io::Result<()>;
@@ -217,6 +308,16 @@ pub fn run(tap: &mut Tap, bench: &mut Bench, mode: CacheMode, more: usize) {
     for way in STEADY {
         tap.case(&format!("{how}: {way}: warm overwrites"), || {
             overwrites(lab, way)
+        });
+    }
+    if more > 0 {
+        for through in [Through::Direct, Through::Cached] {
+            tap.case(&format!("{how}: {through:?}: cold overwrites"), || {
+                cold_overwrites(lab, more, through)
+            });
+        }
+        tap.case(&format!("{how}: a late answer to a write"), || {
+            late_overwrite(lab)
         });
     }
     for (what, direct) in [("writeback", false), ("asynchronous writes", true)] {
