@@ -129,7 +129,7 @@ impl Question {
 ///
 /// May sleep, unless the operation must not: then it fails with `EAGAIN` if the server would have
 /// to be asked.
-#[inline]
+#[inline(always)]
 pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
     if inode.is_bad() {
         return Err(EIO);
@@ -156,10 +156,16 @@ pub(crate) fn find<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Rep
     Ok(reply)
 }
 
+/// Finds one side of what is cached of a position.
+#[inline(always)]
+fn recall<'a>(inode: IomapInode<'a>, side: Side, pos: u64) -> Option<InodeMapping<'a>> {
+    Mapping::recall(&inode.state().cache.lookup(side, pos)?, &inode)
+}
+
 /// Finds the mappings at a position in the cache.
 ///
 /// Does not sleep.
-#[inline]
+#[inline(always)]
 pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<Reply<'a>> {
     // The server wants to know of these.
     if question.has(bindings::FUSE_IOMAP_OP_ATOMIC | bindings::FUSE_IOMAP_OP_SWAPFILE) {
@@ -168,11 +174,9 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
 
     // Before looking, so that a change that was not seen makes the answer invalid.
     let cookie = inode.cookie();
-    let cache = &inode.state().cache;
-    let found = |side| Mapping::recall(&cache.lookup(side, question.pos)?, &inode);
 
     let Some(purpose) = question.purpose else {
-        let read = found(Side::Read)?;
+        let read = recall(inode, Side::Read, question.pos)?;
         inode.count(Counter::CacheHit);
         return Some(Reply {
             read,
@@ -180,13 +184,13 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
             cookie,
         });
     };
-    let write = found(Side::Write)?;
+    let write = recall(inode, Side::Write, question.pos)?;
     let is_overwrite = matches!(write.place(), Place::PureOverwrite);
     let read = if purpose == Purpose::Writeback && !is_overwrite {
         // That side does not matter.
         write.clone().into_hole()
     } else {
-        found(Side::Read)?
+        recall(inode, Side::Read, question.pos)?
     };
     // What is fit for another purpose may not be for this one. Then the server knows more.
     let write = write.for_write(&read, question.pos, purpose).ok()?;
@@ -200,6 +204,18 @@ pub(crate) fn look_up<'a>(inode: IomapInode<'a>, question: &Question) -> Option<
         write: Some(write),
         cookie,
     })
+}
+
+/// As [`look_up`], which is inlined where it matters.
+#[cold]
+fn look_again<'a>(inode: IomapInode<'a>, question: &Question) -> Option<Reply<'a>> {
+    look_up(inode, question)
+}
+
+/// As [`find`], which is inlined where it matters.
+#[cold]
+pub(crate) fn find_again<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
+    find(inode, question)
 }
 
 /// Asks the server for the mappings at a position.
@@ -231,7 +247,7 @@ fn ask<'a>(inode: IomapInode<'a>, question: &Question) -> Result<Reply<'a>> {
         };
 
         if u32::from(read.type_) == bindings::FUSE_IOMAP_TYPE_RETRY_CACHE {
-            match look_up(inode, question) {
+            match look_again(inode, question) {
                 Some(reply) => return Ok(reply),
                 None => continue,
             }

@@ -92,7 +92,7 @@ impl Cache {
     /// range what the server has said of it.
     ///
     /// Any context.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lookup(&self, side: Side, pos: u64) -> Option<fuse_iomap_io> {
         self.extents.as_ref()?.lookup(side, pos)
     }

@@ -224,7 +224,7 @@ impl<D: Copy> Mapping<D> {
     /// block borders only.  What that has checked is true for as long as the inode lives: block
     /// size, largest size and extensions do not change, and the device is kept, so `None` is never
     /// returned.  A device that has become smaller refuses the I/O itself.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn recall<L: Devices<Device = D>>(
         wire: &fuse_iomap_io,
         devices: &L,

@@ -4,7 +4,7 @@
 #![deny(unsafe_code)]
 
 use crate::{
-    begin::{find, look_up, refuse, InodeMapping, Question, Reply},
+    begin::{find, find_again, look_up, refuse, InodeMapping, Question, Reply},
     fuse::IomapInode,
     inline,
     mapping::{
@@ -55,7 +55,7 @@ fn op_flags(flags: OpFlags) -> u32 {
 }
 
 /// Translates a mapping for fs/iomap.
-#[inline]
+#[inline(always)]
 pub(crate) fn translate<'a>(mapping: &InodeMapping<'a>, cookie: u64) -> Result<iomap::Mapping<'a>> {
     let kind = match mapping.place() {
         Place::Hole => Kind::Hole,
@@ -313,7 +313,7 @@ impl iomap::Operations for FuseIomap {
                 }
                 // Perhaps it is in blocks by now.
                 Err(error) => {
-                    reply = find(inode, &question)?;
+                    reply = find_again(inode, &question)?;
                     if needs_inline_data(&reply, flags) {
                         return Err(error);
                     }

@@ -82,6 +82,7 @@ impl Extent {
     }
 
     /// The record that says this of `range`.
+    #[inline(always)]
     fn record(&self, range: &RangeInclusive<u64>) -> fuse_iomap_io {
         let has_addr = matches!(
             u32::from(self.kind),
@@ -393,7 +394,7 @@ impl Extents {
     /// See [`Cache::lookup`].
     ///
     /// [`Cache::lookup`]: super::Cache::lookup
-    #[inline]
+    #[inline(always)]
     pub(super) fn lookup(&self, side: Side, at: u64) -> Option<fuse_iomap_io> {
         if at > MAX_POS {
             return None;

@@ -98,6 +98,7 @@ impl<T: Copy> Entry<T> {
     }
 
     /// What the entry says, if it says something of `index`.
+    #[inline(always)]
     fn at(&self, index: usize) -> Option<Found<T>> {
         let range = self.first..=self.last;
 
@@ -311,7 +312,7 @@ impl<T: Copy + Send + Sync> Reader<T> {
     }
 
     /// As [`Reader::get`], and leaves a mark at what it finds, for [`Stored::take_mark`].
-    #[inline]
+    #[inline(always)]
     pub fn get_and_mark(&self, index: usize) -> Option<Found<T>> {
         self.with(index, |entry| {
             // Readers share the mark, so it is written to only if it has to.
