@@ -12,9 +12,12 @@ use crate::{
     volume::Volume,
 };
 
-/// Most that is allocated ahead of a file that grows, in bytes. It only saves asking for each small
-/// write; neighbours are found anyway. More of it would show in the file's use of space.
-const MAX_AHEAD: u64 = 128 << 10;
+/// What is allocated ahead of a file that grows, in bytes. It only saves asking for each write;
+/// neighbours are found anyway. More of it would show in the file's use of space.
+const AHEAD: u64 = 128 << 10;
+
+/// Large writes get room for some more of their size, but not for more than this.
+const MAX_AHEAD: u64 = 4 << 20;
 
 /// What happened to data that was on its way to the device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,7 +90,8 @@ impl Volume {
             let mut to = end.max(first + 1);
             let grows = ahead && first >= inode.size().div_ceil(block_size) && first > 0;
             if grows && txn.covered(&inode, first - 1)? == Some(first) {
-                let more = (first / 2).min(MAX_AHEAD / block_size);
+                let some = (4 * (end - first)).clamp(AHEAD / block_size, MAX_AHEAD / block_size);
+                let more = (first / 2).min(some);
                 if txn.state.free_blocks / 16 > more {
                     to = (to + more).min(MAX_BLOCKS - 1);
                 }
