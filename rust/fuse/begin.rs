@@ -368,8 +368,8 @@ fn remember(
         Some(write) if matches!(write.place(), Place::Mapped(..))
             && matches!(reply.read.place(), Place::Hole)
     );
-    // Who writes here and there changes mappings, and would have to evict some for these; but not who
-    // overwrites.
+    // Who writes here and there changes mappings, and would have to evict some for these; who
+    // overwrites does not.
     let is_overwrite = u32::from(write.type_) == bindings::FUSE_IOMAP_TYPE_PURE_OVERWRITE;
     let more = if reply.write.is_none() || is_overwrite {
         more

@@ -159,3 +159,10 @@ pub fn file_spec<'a>(scenario: &'a Scenario, path: &str) -> Result<&'a FileSpec,
         })
         .ok_or_else(|| format!("the scenario has no file {path}"))
 }
+
+/// The path of one of the disks, by the name of its variable.
+pub fn disk(name: &str) -> Result<PathBuf, String> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .ok_or_else(|| format!("${name} is not set"))
+}

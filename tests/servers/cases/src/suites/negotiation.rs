@@ -2,7 +2,7 @@
 //! When iomap is offered and taken, and the registration of devices.
 
 use super::{finish, start_iomap, unmount_and_wait};
-use crate::disks::{Layout, Machine, empty_scenario, file_spec};
+use crate::disks::{Layout, Machine, disk, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{open_cold, pread, same};
 use crate::tap::{Outcome, Tap};
@@ -11,7 +11,7 @@ use lab::client::{Error, Lab};
 use lab::control::{Answer, Command};
 use lab::model::FileModel;
 use lab::scenario::{ExtentSpec, FileSpec, Options, Scenario};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_iomap";
 const SIZE: u64 = 65_536;
@@ -67,12 +67,6 @@ fn with_parameter(value: &str, f: impl FnOnce() -> Outcome) -> Outcome {
     let result = f();
     set(before.trim())?;
     result
-}
-
-fn disk(name: &str) -> Result<PathBuf, String> {
-    std::env::var_os(name)
-        .map(PathBuf::from)
-        .ok_or_else(|| format!("${name} is not set"))
 }
 
 fn backing(path: &Path, flags: u32) -> Command {

@@ -5,16 +5,18 @@
 use super::bench::scenario;
 use super::write::{create, name, pattern, rule, with_good_lab, with_lab};
 use super::{finish, start_iomap};
-use crate::disks::Machine;
+use crate::disks::{Machine, disk};
 use crate::ensure;
 use crate::files::{fails_with, pread, same};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
 use fuse_iomap::wire::{ADDR_NULL, iomap_ioend, iomap_op, iomap_type};
 use lab::client::Lab;
+use lab::control::Answer;
 use lab::misbehave::Action;
 use lab::scenario::Scenario;
 use rustix::fs::FallocateFlags;
+use rustix::mount::{MountFlags, mount_remount};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -298,6 +300,45 @@ fn let_go(lab: &mut Lab) -> Outcome {
     Ok(())
 }
 
+/// A device that was registered for reading only, while the mount was, is not written to later on: not by
+/// swapping, and not otherwise.
+fn read_only_device(lab: &mut Lab) -> Outcome {
+    let top = lab.mountpoint().to_owned();
+    let remount = |flags| mount_remount(&top, flags, "").map_err(|e| format!("remount: {e}"));
+    remount(MountFlags::RDONLY)?;
+    let device = disk("FI_DISK_A").and_then(|path| {
+        let command = lab::control::Command::BackingOpen {
+            path: Some(path),
+            read_only: true,
+            flags: 1,
+            padding: 0,
+            times: 1,
+        };
+        match lab.ask(&command) {
+            Ok(Answer::Backing(id, _)) => Ok(id),
+            other => Err(format!("BACKING_OPEN: {other:?}")),
+        }
+    });
+    remount(MountFlags::empty())?;
+    let device = device?;
+
+    let subject = Subject::new(lab, "in-place")?;
+    let set = || Action::Fields {
+        set: vec![("read.dev".to_owned(), u64::from(device))],
+    };
+    misbehave(lab, &subject, set())?;
+    expect_refused(lab, &subject, "a device for reading", libc::EROFS)?;
+    let direct = super::bench::open_direct(&lab.path(&subject.name))?;
+    let asked = (iomap_op::WRITE, 0);
+    lab.set_rules(vec![rule("IOMAP_BEGIN", &subject.name, asked, set())])?;
+    let written = sys::write_aligned(&direct, 8192, &[0; 4096]);
+    fails_with("a write", written, &[libc::EROFS])?;
+    lab.set_rules(Vec::new())?;
+    subject.on()?;
+    is_back(&swap_out(15)?, 15)?;
+    subject.off()
+}
+
 /// The server is told by IOEND even if it does not want to know of others.
 fn unknown(lab: &mut Lab) -> Outcome {
     let subject = Subject::new(lab, "in-place")?;
@@ -327,6 +368,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     tap.case("the file cannot be changed meanwhile", || busy(&mut lab));
     tap.case("files that cannot be swapped to", || refused(&mut lab));
     tap.case("the device is in use", || let_go(&mut lab));
+    tap.case("a device for reading only", || read_only_device(&mut lab));
     finish(tap, lab);
     let mut apart = scenario;
     apart.options.prepare = false;
