@@ -29,7 +29,7 @@ MACHINES = {
     "um": ("um-bench", "User Mode Linux, one processor: memory is copied at the speed of the machine, "
            "system calls and context switches are dear"),
     "qemu": ("x86", "QEMU without hardware virtualisation (TCG), one processor; the guest's clock counts "
-             "instructions (-icount shift=0,sleep=off), so times are instructions in ns"),
+             "instructions (-icount shift=0), so times are instructions in ns, but for waiting for a disk"),
     "kvm": ("x86", "QEMU with KVM, one processor"),
 }  # fmt: skip
 DEVICES = {
