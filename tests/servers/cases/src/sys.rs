@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660bu32 as libc::Ioctl;
 const FIBMAP: libc::Ioctl = 1;
@@ -227,7 +228,6 @@ pub fn start_writeback(file: &File, offset: u64, length: u64) -> io::Result<()> 
 
 /// Reads into memory that is aligned to a page, as direct I/O wants it.
 pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
     let mut memory = vec![0u8; length + 4096];
     let skip = memory.as_ptr().align_offset(4096);
     let n = file.read_at(&mut memory[skip..skip + length], offset)?;
@@ -236,12 +236,21 @@ pub fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u
 
 /// Writes from memory that is aligned to a page, as direct I/O wants it.
 pub fn write_aligned(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
+    aligned(data, |data| file.write_all_at(data, offset))
+}
+
+/// The same by one pwrite(2), which may write less.
+pub fn write_aligned_once(file: &File, offset: u64, data: &[u8]) -> io::Result<usize> {
+    aligned(data, |data| file.write_at(data, offset))
+}
+
+/// Calls `f` with a copy of `data` that is aligned to a page.
+fn aligned<R>(data: &[u8], f: impl FnOnce(&[u8]) -> R) -> R {
     let mut memory = vec![0u8; data.len() + 4096];
     let skip = memory.as_ptr().align_offset(4096);
     let aligned = &mut memory[skip..skip + data.len()];
     aligned.copy_from_slice(data);
-    file.write_all_at(aligned, offset)
+    f(aligned)
 }
 
 /// A mapping of part of a file that is gone at the end.
@@ -283,7 +292,6 @@ impl Drop for Mapping {
 /// Reads through a mapping of the file without dying: what cannot be read is `EFAULT`, because the
 /// kernel does the reading.
 pub fn mmap_peek(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
     let mapping = Mapping::new(file, offset, length, libc::PROT_READ)?;
     let memory = File::from(rustix::fs::memfd_create(
         "peek",
@@ -309,7 +317,6 @@ pub fn mmap_peek(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>>
 
 /// Writes through a shared mapping of the file without dying, and syncs nothing.
 pub fn mmap_poke(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let mapping = Mapping::new(file, offset, data.len(), prot)?;
     let memory = File::from(rustix::fs::memfd_create(

@@ -51,7 +51,12 @@ fn say(lab: &mut Lab, name: &str, flags: u32) -> Outcome {
 fn change(random: &mut Random, file: &File, direct: &File, model: &mut Vec<u8>) -> io::Result<()> {
     let at = random.below(SIZE / BLOCK - 4) * BLOCK;
     let data = pattern(random.next(), 2 * BLOCK as usize);
-    let end = at as usize + data.len();
+    // A write of which a part needs the page cache can be cut in two, and the second half refused.
+    let mut wrote = |written: usize| {
+        let end = at as usize + written;
+        model.resize(model.len().max(end), 0);
+        model[at as usize..end].copy_from_slice(&data[..written]);
+    };
     match random.below(8) {
         0 => {
             file.set_len(at)?;
@@ -64,16 +69,8 @@ fn change(random: &mut Random, file: &File, direct: &File, model: &mut Vec<u8>) 
             model[at as usize..end].fill(0);
         }
         2 => file.sync_all()?,
-        3 | 4 => {
-            sys::write_aligned(direct, at, &data)?;
-            model.resize(model.len().max(end), 0);
-            model[at as usize..end].copy_from_slice(&data);
-        }
-        _ => {
-            file.write_all_at(&data, at)?;
-            model.resize(model.len().max(end), 0);
-            model[at as usize..end].copy_from_slice(&data);
-        }
+        3 | 4 => wrote(sys::write_aligned_once(direct, at, &data)?),
+        _ => wrote(file.write_at(&data, at)?),
     }
     Ok(())
 }
