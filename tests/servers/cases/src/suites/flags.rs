@@ -60,7 +60,7 @@ fn change(random: &mut Random, file: &File, direct: &File, model: &mut Vec<u8>) 
     match random.below(8) {
         0 => {
             file.set_len(at)?;
-            model.truncate(at as usize);
+            model.resize(at as usize, 0);
         }
         1 => {
             fallocate(file, FallocateFlags::ZERO_RANGE, at, BLOCK)?;
@@ -83,7 +83,12 @@ fn changes(file: &File, direct: &File, done: &AtomicBool) -> Result<(Vec<u8>, u6
     while good < ROUNDS || !done.load(Ordering::Relaxed) {
         match change(&mut random, file, direct, &mut model) {
             Ok(()) => good += 1,
-            Err(e) if errno(&e) == libc::EPERM => bad += 1,
+            Err(e) if errno(&e) == libc::EPERM => {
+                bad += 1;
+                let size = file.metadata().map_err(|e| e.to_string())?.len();
+                let known = model.len() as u64;
+                ensure!(size == known, "size {size} instead of {known}");
+            }
             Err(e) => return Err(format!("{e} after {good} changes")),
         }
     }
