@@ -315,6 +315,62 @@ pub fn mmap_peek(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>>
     Ok(data)
 }
 
+/// Writes `length` bytes that are at `from` in a file to `to`, by pwrite(2) from a mapping that nothing is
+/// in yet.
+pub fn write_from_mapping(file: &File, from: u64, length: usize, to: u64) -> io::Result<()> {
+    let mapping = Mapping::new(file, from, length, libc::PROT_READ)?;
+    // SAFETY: The range lies within the mapping; the kernel copes with what cannot be read.
+    let n = unsafe {
+        let from = mapping.base.cast::<u8>().add(mapping.skip);
+        libc::pwrite(file.as_raw_fd(), from.cast(), length, to as libc::off_t)
+    };
+    match n {
+        n if n < 0 => Err(io::Error::last_os_error()),
+        n if n as usize == length => Ok(()),
+        n => Err(io::Error::other(format!("{n} bytes were written"))),
+    }
+}
+
+/// Does one pwrite(2) of `data` and `missing` bytes behind it that are no memory.
+pub fn write_cut_short(file: &File, offset: u64, data: &[u8], missing: usize) -> io::Result<usize> {
+    let there = data.len().next_multiple_of(4096);
+    let memory = Mapping {
+        // SAFETY: A new mapping, wherever the kernel likes.
+        base: unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                there + missing,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        },
+        mapped: there + missing,
+        skip: there - data.len(),
+    };
+    if memory.base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: The first `there` bytes are ours, and `data` fits right before what cannot be touched.
+    unsafe {
+        let readable = libc::PROT_READ | libc::PROT_WRITE;
+        if there > 0 && libc::mprotect(memory.base, there, readable) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let start = memory.base.cast::<u8>().add(memory.skip);
+        start.copy_from_nonoverlapping(data.as_ptr(), data.len());
+        let length = data.len() + missing;
+        let n = libc::pwrite(
+            file.as_raw_fd(),
+            start.cast(),
+            length,
+            offset as libc::off_t,
+        );
+        usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    }
+}
+
 /// Writes through a shared mapping of the file without dying, and syncs nothing.
 pub fn mmap_poke(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;

@@ -8,6 +8,7 @@ mod hostile;
 mod plain;
 mod random;
 mod size;
+mod source;
 mod threads;
 
 use super::bench::{Bench, scenario, workshop};
@@ -90,6 +91,7 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     };
     plain::run(tap, &mut bench);
     size::run(tap, &mut bench);
+    source::run(tap, &mut bench);
     threads::run(tap, &mut bench);
     errors::run(tap, &mut bench);
     hostile::run(tap, &mut bench);
