@@ -26,8 +26,7 @@ fn fields(set: &[(&str, u64)]) -> Action {
 /// A reader gets this errno from a server that does that; and all is well once it is honest.
 fn reader_gets(lab: &mut Lab, errnos: &[i32], action: Action) -> Outcome {
     let subject = Subject::new(lab, "unwritten")?;
-    let all = (0, u64::MAX);
-    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    subject.forget(lab)?;
     lab.set_rules(vec![rule("IOMAP_BEGIN", &subject.name, READ, action)])?;
     let file = open_cold(&subject.path(lab))?;
     fails_with("read", pread(&file, 0, 4096), errnos)?;

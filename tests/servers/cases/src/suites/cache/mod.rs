@@ -16,6 +16,7 @@ use crate::tap::{Outcome, Tap};
 use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
 use lab::control::Begin;
+use lab::misbehave::Notice;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -45,6 +46,12 @@ impl Subject {
     fn cool(&self) -> Outcome {
         self.file.sync_all().map_err(|e| format!("fsync: {e}"))?;
         cool(&self.file)
+    }
+
+    /// The kernel remembers none of its mappings.
+    fn forget(&self, lab: &mut Lab) -> Outcome {
+        let all = (0, u64::MAX);
+        Ok(lab.notify(&self.name, Notice::Inval(all, all))?)
     }
 
     /// Reads all of it, and compares.

@@ -88,8 +88,7 @@ fn upserts(lab: &mut Lab) -> Outcome {
     })?;
     ensure!(begins.is_empty(), "it asked: {begins:?}");
     same(65_536, &got, &[0x77; 4096])?;
-    let all = (0, u64::MAX);
-    lab.notify(&subject.name, Notice::Inval(all, all))?;
+    subject.forget(lab)?;
     same(65_536, &read()?, &subject.model[65_536..69_632])?;
     subject.cool()?;
     subject.read()

@@ -2,7 +2,7 @@
 //! What is known is not asked for.
 
 use super::super::bench::{Bench, open_direct, read_direct};
-use super::super::write::with_good_lab;
+use super::super::write::{rule, with_good_lab};
 use super::{SIZE, Subject, spec};
 use crate::aio::{self, Piece};
 use crate::disks::Machine;
@@ -13,7 +13,7 @@ use crate::tap::{Outcome, Tap};
 use fuse_iomap::wire::iomap_op;
 use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
-use lab::misbehave::{Action, Rule};
+use lab::misbehave::Action;
 use lab::scenario::Scenario;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::FileExt;
@@ -128,8 +128,7 @@ fn converted(lab: &mut Lab, direct: bool) -> Outcome {
 fn cold(lab: &mut Lab, way: &str, more: usize) -> Outcome {
     let subject = Subject::new(lab, way)?;
     let extents = lab.map(&subject.name)?.entries.len();
-    let all = (0, u64::MAX);
-    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    subject.forget(lab)?;
     subject.cool()?;
     let begins = subject.asked(lab, |_| subject.read())?.len();
     let most = extents.div_ceil(1 + more) + 1;
@@ -145,8 +144,7 @@ fn cold_overwrites(lab: &mut Lab, more: usize, through: Through) -> Outcome {
     let mut subject = Subject::new(lab, "in-place")?;
     let direct = open_direct(&subject.path(lab))?;
     let extents = lab.map(&subject.name)?.entries.len();
-    let all = (0, u64::MAX);
-    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    subject.forget(lab)?;
     let mut model = std::mem::take(&mut subject.model);
     model.fill(0x5a);
     let begins = subject.asked(lab, |_| {
@@ -178,8 +176,7 @@ fn cold_overwrites(lab: &mut Lab, more: usize, through: Through) -> Outcome {
 fn late_overwrite(lab: &mut Lab) -> Outcome {
     let mut subject = Subject::new(lab, "in-place")?;
     let direct = open_direct(&subject.path(lab))?;
-    let all = (0, u64::MAX);
-    lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+    subject.forget(lab)?;
     subject.model.fill(0x3c);
     let write = |at: usize| {
         sys::write_aligned(&direct, at as u64, &subject.model[at..at + 4096])
@@ -187,25 +184,20 @@ fn late_overwrite(lab: &mut Lab) -> Outcome {
     };
     let asked = |lab: &mut Lab| Ok::<_, String>(lab.activity(&subject.name)?.begins.len());
     let before = asked(lab)?;
-    lab.set_rules(vec![Rule {
-        op: "IOMAP_BEGIN".into(),
-        path: None,
-        with: iomap_op::WRITE,
-        without: 0,
-        nth: Some(1),
-        action: Action::Delay {
-            ms: 2000,
-            interruptible: false,
-        },
-        then_errno: None,
-    }])?;
+    let delay = Action::Delay {
+        ms: 2000,
+        interruptible: false,
+    };
+    let mut late = rule("IOMAP_BEGIN", &subject.name, (iomap_op::WRITE, 0), delay);
+    late.nth = Some(1);
+    lab.set_rules(vec![late])?;
     std::thread::scope(|scope| {
         let first = scope.spawn(|| write(0));
         while asked(lab)? == before {
             ensure!(!first.is_finished(), "the write did not ask");
             std::thread::sleep(Duration::from_millis(1));
         }
-        lab.notify(&subject.name, lab::misbehave::Notice::Inval(all, all))?;
+        subject.forget(lab)?;
         ensure!(!first.is_finished(), "the answer was not late");
         first.join().map_err(|_| "the writer panicked")?
     })?;

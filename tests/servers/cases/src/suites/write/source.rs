@@ -9,17 +9,24 @@ use crate::ensure;
 use crate::files::{cool, fails_with};
 use crate::sys;
 use crate::tap::{Outcome, Tap};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 const SIZE: usize = 50_000;
 
-/// A file is written from a mapping of itself, of which nothing is in memory when the write begins.
-fn itself(bench: &mut Bench, way: &str) -> Outcome {
+/// A file, its name, and what is in it.
+fn filled(bench: &Bench, way: &str) -> Result<(String, File, Vec<u8>), String> {
     let name = name(way);
     let file = create(&bench.lab.path(&name))?;
-    let mut model = pattern(31, SIZE);
+    let model = pattern(31, SIZE);
     file.write_all_at(&model, 0)
         .map_err(|e| format!("write: {e}"))?;
+    Ok((name, file, model))
+}
+
+/// A file is written from a mapping of itself, of which nothing is in memory when the write begins.
+fn itself(bench: &mut Bench, way: &str) -> Outcome {
+    let (name, file, mut model) = filled(bench, way)?;
     for (from, to, length) in [
         (4096, 4096, 4096),
         (4100, 4100, 50),
@@ -43,11 +50,7 @@ fn itself(bench: &mut Bench, way: &str) -> Outcome {
 /// Of memory that is not there nothing is written, and the file is as large as it was; of memory that ends
 /// half way, what there is.
 fn absent(bench: &mut Bench, way: &str) -> Outcome {
-    let name = name(way);
-    let file = create(&bench.lab.path(&name))?;
-    let mut model = pattern(32, SIZE);
-    file.write_all_at(&model, 0)
-        .map_err(|e| format!("write: {e}"))?;
+    let (name, file, mut model) = filled(bench, way)?;
     for cold in [false, true] {
         for at in [0, 5000, SIZE - 100, model.len(), model.len() + 20_000] {
             if cold {
