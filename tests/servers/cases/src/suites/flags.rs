@@ -3,18 +3,22 @@
 //! one of them, and the file holds what was written.
 
 use super::bench::{Bench, open_direct, scenario, workshop};
-use super::write::{create, pattern};
+use super::wait_fired;
+use super::write::{create, pattern, rule};
 use crate::disks::Machine;
 use crate::ensure;
-use crate::files::errno;
+use crate::files::{errno, fails_with};
 use crate::sys;
 use crate::tap::{Outcome, Tap, comment};
 use fuse_iomap::wire::attr_flags;
 use lab::client::Lab;
 use lab::control::Command;
+use lab::misbehave::Action;
 use lab::random::Random;
-use rustix::fs::{AtFlags, CWD, FallocateFlags, StatxFlags, fallocate, statx};
-use std::fs::File;
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, IFlags, StatxFlags, fallocate, ioctl_setflags, statx,
+};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,6 +128,45 @@ fn while_written(bench: &mut Bench, way: &str) -> Outcome {
     std::fs::remove_file(&path).map_err(|e| format!("unlink: {e}"))
 }
 
+/// Flags that were set while attributes with the old ones were on their way stay set.
+fn while_asked(bench: &mut Bench, old: IFlags, new: IFlags) -> Outcome {
+    let name = format!("{}/asked", workshop("in-place", BLOCK as u32));
+    let path = bench.lab.path(&name);
+    let file = create(&path)?;
+    let set = |flags| ioctl_setflags(&file, flags).map_err(|e| format!("FS_IOC_SETFLAGS: {e}"));
+    let ask = || {
+        let how = AtFlags::STATX_FORCE_SYNC;
+        statx(CWD, &path, how, StatxFlags::BASIC_STATS).map_err(|e| format!("statx: {e}"))
+    };
+    set(old)?;
+    ask()?;
+    let delay = Action::Delay {
+        ms: 2000,
+        interruptible: false,
+    };
+    let mut late = rule("GETATTR", &name, (0, 0), delay);
+    late.nth = Some(1);
+    bench.lab.set_rules(vec![late])?;
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(ask);
+        wait_fired(&mut bench.lab, 1)?;
+        set(new)?;
+        ensure!(!asking.is_finished(), "the answer was not late");
+        asking.join().map_err(|_| "the asker panicked")??;
+        Ok::<_, String>(())
+    })?;
+    bench.lab.set_rules(Vec::new())?;
+    let write = || OpenOptions::new().write(true).open(&path);
+    if new.contains(IFlags::APPEND) {
+        fails_with("open for writing", write(), &[libc::EPERM])?;
+    } else {
+        drop(write().map_err(|e| format!("open for writing: {e}"))?);
+    }
+    set(IFlags::empty())?;
+    drop(file);
+    std::fs::remove_file(&path).map_err(|e| format!("unlink: {e}"))
+}
+
 /// Runs the suite.
 pub fn run(tap: &mut Tap, machine: &Machine) {
     let mut scenario = scenario(113, None);
@@ -136,6 +179,18 @@ pub fn run(tap: &mut Tap, machine: &Machine) {
     for way in ["in-place", "unwritten", "cow", "delalloc"] {
         tap.case(&format!("{way}: flags change while it is written"), || {
             while_written(&mut bench, way)
+        });
+    }
+    super::finish(tap, bench.lab);
+
+    // Here attributes are good for an hour, so that those from a late answer would be believed.
+    let Some(mut bench) = Bench::start(tap, machine, &self::scenario(114, None)) else {
+        return;
+    };
+    let (none, append) = (IFlags::empty(), IFlags::APPEND);
+    for (what, old, new) in [("set", none, append), ("taken back", append, none)] {
+        tap.case(&format!("a flag is {what} while attributes come"), || {
+            while_asked(&mut bench, old, new)
         });
     }
     super::finish(tap, bench.lab);

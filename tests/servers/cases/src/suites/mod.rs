@@ -32,12 +32,13 @@ pub mod write;
 pub mod zeroing;
 
 use crate::disks::Machine;
+use crate::ensure;
 use crate::tap::{Outcome, Tap};
 use fuse_iomap::wire::init;
 use lab::client::Lab;
 use lab::scenario::Scenario;
 use rustix::mount::{UnmountFlags, unmount};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The seed that `FI_SEED` names, else one that is not the same every time.
 pub fn fresh_seed() -> u64 {
@@ -79,6 +80,19 @@ pub fn start_iomap(tap: &mut Tap, machine: &Machine, scenario: &Scenario) -> Opt
         }
         Ok(lab)
     })
+}
+
+/// Waits until the server has misbehaved.
+pub fn wait_fired(lab: &mut Lab, times: u64) -> Outcome {
+    let start = Instant::now();
+    while lab.fired()? < times {
+        ensure!(
+            start.elapsed() < Duration::from_secs(10),
+            "nothing was asked"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// Unmounts, and checks that the server ended well and the kernel kept to the protocol.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Replies that are no replies: of the wrong size, with impossible errors, late, or never.
 
-use super::{finish, start_iomap, unmount_dead};
+use super::{finish, start_iomap, unmount_dead, wait_fired};
 use crate::disks::{Layout, Machine, empty_scenario, file_spec};
 use crate::ensure;
 use crate::files::{Ended, ended, open_cold, pread, reader, same};
@@ -74,19 +74,6 @@ fn gone_within(child: &mut Child, limit: Duration) -> Outcome {
             Err(e) => return Err(e.to_string()),
         }
     }
-}
-
-/// Waits until the server has misbehaved.
-fn wait_fired(lab: &mut Lab, times: u64) -> Outcome {
-    let start = Instant::now();
-    while lab.fired()? < times {
-        ensure!(
-            start.elapsed() < Duration::from_secs(10),
-            "nothing was asked"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }
 
 /// A reader that waits for a reply can be killed.

@@ -9,7 +9,7 @@ use crate::store::{Answer, Side};
 use fuse_iomap::wire::*;
 use fuse_iomap::{
     AttrReply, BackingType, BeginReply, ConfigReply, Connection, DirBuffer, DirPlusBuffer, Entry,
-    Errno, FileKind, Filesystem, InitConfig, Mapping, Opened, Request, Result,
+    Errno, FileKind, Filesystem, InitConfig, IoctlReply, Mapping, Opened, Request, Result,
 };
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
@@ -22,6 +22,10 @@ use std::sync::{Arc, PoisonError};
 const KNOWN_OPFLAGS: u32 = 0x7ff | iomap_op::SWAPFILE | iomap_op::WRITEBACK;
 /// What asks for more than where data is.
 const CHANGING: u32 = iomap_op::WRITE | iomap_op::ZERO;
+/// The requests of chattr(1), from programs of 64 bits.
+const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
 const O_EXCL: u32 = 0o200;
 const O_TRUNC: u32 = 0o1000;
 /// Blocks that statfs(2) counts in.
@@ -511,6 +515,26 @@ impl Filesystem for LabFs {
         self.0.stored(args.nodeid_out)?;
         self.0
             .with_store(|store| store.reflink(nodeid, args.nodeid_out, args))
+    }
+
+    fn ioctl(&self, _: &Request, nodeid: u64, args: &IoctlIn, given: &[u8]) -> Result<IoctlReply> {
+        let node = self.0.node(nodeid)?;
+        let data = match args.cmd {
+            FS_IOC_GETFLAGS => node.visible_flags().0.to_ne_bytes().to_vec(),
+            // `struct fsxattr` begins with the flags.
+            FS_IOC_FSGETXATTR => {
+                let mut fsxattr = node.visible_flags().1.to_ne_bytes().to_vec();
+                fsxattr.resize(args.out_size as usize, 0);
+                fsxattr
+            }
+            FS_IOC_SETFLAGS => {
+                let wanted = given.first_chunk().ok_or(Errno::INVAL)?;
+                node.set_visible_flags(u32::from_ne_bytes(*wanted))?;
+                Vec::new()
+            }
+            _ => return Err(Errno::NOTTY),
+        };
+        Ok(IoctlReply { result: 0, data })
     }
 
     fn iomap_config(&self, _: &Request, args: &IomapConfigIn) -> Result<ConfigReply> {

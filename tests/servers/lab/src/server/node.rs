@@ -4,11 +4,12 @@
 use crate::control::{Begin, Ioend};
 use crate::model::FileModel;
 use crate::store::Policy;
-use fuse_iomap::wire::{SetattrIn, fattr};
+use fuse_iomap::wire::{SetattrIn, attr_flags, fattr};
+use fuse_iomap::{Errno, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -129,6 +130,14 @@ pub struct Node {
 /// More BEGINs, ENDs and IOENDs than this are not recorded.
 pub const MOST_RECORDS: usize = 100_000;
 
+/// What programs see of `fuse_attr.flags`: the bit there, the one of `FS_IOC_GETFLAGS`, and that of
+/// `FS_IOC_FSGETXATTR`.
+const VISIBLE: [(u32, u32, u32); 3] = [
+    (attr_flags::SYNC, 0x08, 0x20),
+    (attr_flags::IMMUTABLE, 0x10, 0x08),
+    (attr_flags::APPEND, 0x20, 0x10),
+];
+
 impl Node {
     pub fn new(id: u64, parent: u64, kind: Kind, flags: u32, blksize: u32, meta: Meta) -> Self {
         Self {
@@ -145,6 +154,29 @@ impl Node {
             ends: Mutex::default(),
             ioends: Mutex::default(),
         }
+    }
+
+    /// What `FS_IOC_GETFLAGS` says, and what `FS_IOC_FSGETXATTR`.
+    pub fn visible_flags(&self) -> (u32, u32) {
+        let flags = self.flags.load(Ordering::Relaxed);
+        let set = VISIBLE.iter().filter(|(ours, ..)| flags & ours != 0);
+        set.fold((0, 0), |(f, x), (_, flag, xflag)| (f | flag, x | xflag))
+    }
+
+    /// `FS_IOC_SETFLAGS`.
+    pub fn set_visible_flags(&self, wanted: u32) -> Result<()> {
+        let known = VISIBLE.iter().fold(0, |all, (_, flag, _)| all | flag);
+        if wanted & !known != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        for (ours, flag, _) in VISIBLE {
+            if wanted & flag != 0 {
+                self.flags.fetch_or(ours, Ordering::Relaxed);
+            } else {
+                self.flags.fetch_and(!ours, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 }
 
