@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! Servers that use extensions without asking, or wrongly.
 
+use super::super::bench::open_direct;
 use super::super::write::{rule, with_lab};
 use super::super::wrong_size;
 use super::{Subject, spec};
 use crate::disks::Machine;
 use crate::ensure;
 use crate::files::{fails_with, open_cold, pread, same};
+use crate::sys;
 use crate::tap::{Outcome, Tap};
 use fuse_iomap::wire::{ADDR_NULL, iomap_flags, iomap_op, iomap_type};
 use lab::caching::{CacheMode, CacheSpec};
 use lab::client::Lab;
 use lab::misbehave::{Action, RawIo, Rule};
 use lab::scenario::Scenario;
+use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::FileExt;
 
 const ANY: (u32, u32) = (0, 0);
@@ -87,12 +90,56 @@ fn more(lab: &mut Lab, records: Vec<RawIo>, errnos: &[i32]) -> Outcome {
     let more = rule("IOMAP_BEGIN", &name, READ, Action::More { records });
     // What is asked for ends at 1 MiB, and so does what is answered.
     lab.set_rules(vec![more])?;
-    let direct = super::super::bench::open_direct(&lab.path(&name))?;
-    let result = crate::sys::read_aligned(&direct, 0, 1 << 20);
+    let direct = open_direct(&lab.path(&name))?;
+    let result = sys::read_aligned(&direct, 0, 1 << 20);
     lab.set_rules(Vec::new())?;
     fails_with("read", result, errnos)?;
     let got = pread(&file, 0, 8192).map_err(|e| format!("read afterwards: {e}"))?;
     same(0, &got, &[0; 8192])
+}
+
+/// A server says that all may be overwritten in place, holes as well, and has it kept: data for a hole
+/// gets blocks all the same, whether it is known to be one or not.
+fn overwritten_holes(lab: &mut Lab) -> Outcome {
+    const HOLES: std::ops::Range<usize> = 128 << 10..256 << 10;
+    let mut subject = Subject::new(lab, "in-place")?;
+    subject.model[HOLES].fill(0);
+    let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&subject.file, how, HOLES.start as u64, HOLES.len() as u64)
+        .map_err(|e| format!("punch: {e}"))?;
+    subject.cool()?;
+    subject.forget(lab)?;
+    let lie = fields(&[
+        ("write.type", iomap_type::PURE_OVERWRITE.into()),
+        ("write.offset", 0),
+        ("write.length", 1 << 30),
+        ("write.addr", ADDR_NULL),
+        ("write.dev", 0),
+        ("write.flags", iomap_flags::CACHE.into()),
+    ]);
+    let mut once = rule("IOMAP_BEGIN", &subject.name, (iomap_op::WRITE, 0), lie);
+    once.nth = Some(1);
+    lab.set_rules(vec![once])?;
+    let direct = open_direct(&subject.path(lab))?;
+    for (at, wanted) in [(0, 1), (HOLES.start, 1), (HOLES.start + (64 << 10), 1)] {
+        let here = at..at + 4096;
+        subject.model[here.clone()].fill(0x77);
+        let begins = subject.asked(lab, |_| {
+            sys::write_aligned(&direct, at as u64, &subject.model[here])
+                .map_err(|e| format!("write at {at}: {e}"))
+        })?;
+        let writes = begins.iter().filter(|b| b.opflags & iomap_op::WRITE != 0);
+        let writes = writes.count();
+        ensure!(writes == wanted, "{writes} BEGINs to write at {at}");
+        // The next hole is known to be one.
+        let ahead = pread(&subject.file, (HOLES.start + (64 << 10)) as u64, 4096);
+        ahead.map_err(|e| format!("read: {e}"))?;
+    }
+    ensure!(lab.fired()? > 0, "the server did not get to misbehave");
+    lab.set_rules(Vec::new())?;
+    subject.cool()?;
+    subject.forget(lab)?;
+    subject.read()
 }
 
 /// IOEND is answered with another number of sizes.
@@ -169,9 +216,19 @@ pub fn run(tap: &mut Tap, machine: &Machine, scenario: &Scenario) {
         });
     }
     let all = with(Some(CacheSpec::default()));
+    let two = spec(CacheMode::Replies, 0);
     for (what, records) in records() {
         tap.case(&format!("further mappings {what}"), || {
             with_lab(machine, &all, |lab| more(lab, records, &[libc::EUCLEAN]))
+        });
+    }
+    for (what, cache) in [
+        ("many mappings", CacheSpec::default()),
+        ("two mappings", two),
+    ] {
+        let scenario = with(Some(cache));
+        tap.case(&format!("holes are to be overwritten, {what}"), || {
+            with_lab(machine, &scenario, overwritten_holes)
         });
     }
     tap.case("a part of a further mapping", || {
