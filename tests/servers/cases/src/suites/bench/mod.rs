@@ -99,6 +99,18 @@ impl Bench {
         })
     }
 
+    /// Runs operations, as in the lines of the generated cases, for every way of mapping and every block
+    /// size.
+    pub fn everywhere(&mut self, ops: &str) -> Outcome {
+        for (way, _) in ways() {
+            for block in self.blocks.clone() {
+                let case: Case = format!("{way}/{block}: {ops}").parse()?;
+                self.run(&case).map_err(|e| format!("{case}: {e}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a case on a new file, which is removed afterwards.
     pub fn run(&mut self, case: &Case) -> Outcome {
         doing(case.to_string());

@@ -2,7 +2,6 @@
 //! One thread, one request at a time, for every way of mapping and every block size.
 
 use super::super::bench::Bench;
-use super::super::bench::case::{Case, ways};
 use crate::tap::Tap;
 
 /// A name, and operations as in the lines of the generated cases.
@@ -117,14 +116,6 @@ const CASES: [(&str, &str); 27] = [
 /// Runs them.
 pub fn run(tap: &mut Tap, bench: &mut Bench) {
     for (what, ops) in CASES {
-        tap.case(what, || {
-            for (way, _) in ways() {
-                for block in bench.blocks.clone() {
-                    let case: Case = format!("{way}/{block}: {ops}").parse()?;
-                    bench.run(&case).map_err(|e| format!("{case}: {e}"))?;
-                }
-            }
-            Ok(())
-        });
+        tap.case(what, || bench.everywhere(ops));
     }
 }

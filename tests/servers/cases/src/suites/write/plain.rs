@@ -2,7 +2,7 @@
 //! What one thread does to one file, each for every way of mapping and every block size.
 
 use super::super::bench::Bench;
-use super::super::bench::case::{Case, ways};
+use super::super::bench::case::ways;
 use super::{create, name, pattern};
 use crate::ensure;
 use crate::files::{errno, pread, same};
@@ -248,15 +248,7 @@ fn few_questions(bench: &mut Bench) -> Outcome {
 /// Runs them.
 pub fn run(tap: &mut Tap, bench: &mut Bench) {
     for (what, ops) in CASES {
-        tap.case(what, || {
-            for (way, _) in ways() {
-                for block in bench.blocks.clone() {
-                    let case: Case = format!("{way}/{block}: {ops}").parse()?;
-                    bench.run(&case).map_err(|e| format!("{case}: {e}"))?;
-                }
-            }
-            Ok(())
-        });
+        tap.case(what, || bench.everywhere(ops));
     }
     for (way, _) in ways() {
         for (what, flags) in [("O_SYNC", libc::O_SYNC), ("O_DSYNC", libc::O_DSYNC)] {
