@@ -81,6 +81,7 @@ def boot(options, device):
             disks=[] if device == "ram" else ["bench=1G"], plain=True, icount=options.vm == "qemu",
             append="brd.rd_nr=1 brd.rd_size=1048576" if device == "ram" else "",
             env={"FI_BIN": options.bin} if options.bin else None, image=options.image, echo=options.verbose,
+            urgent=True,
         )  # fmt: skip
     finally:
         os.sched_setaffinity(0, everywhere)
