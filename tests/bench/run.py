@@ -81,7 +81,9 @@ def boot(options, device):
             disks=[] if device == "ram" else ["bench=1G"], plain=True, icount=options.vm == "qemu",
             append="brd.rd_nr=1 brd.rd_size=1048576" if device == "ram" else "",
             env={"FI_BIN": options.bin} if options.bin else None, image=options.image, echo=options.verbose,
-            urgent=True,
+            # Without a disk, emulation has no time that others could take; and while the guest waits, it
+            # spins, and would keep the machine from what is waited for.
+            urgent=options.vm != "qemu" or device != "ram",
         )  # fmt: skip
     finally:
         os.sched_setaffinity(0, everywhere)
