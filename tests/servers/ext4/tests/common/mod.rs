@@ -67,7 +67,9 @@ fn output(command: &mut Command) -> String {
 }
 
 fn make_image(args: &[&str], paths: &[&Path]) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/make-image");
+    // Asked for at run time: what was built may have been for a checkout elsewhere.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs this");
+    let script = Path::new(&here).join("../../demo/make-image");
     let (what, options) = args.split_first().unwrap();
     output(
         Command::new("python3")
