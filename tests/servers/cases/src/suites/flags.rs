@@ -21,6 +21,7 @@ use rustix::fs::{
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SIZE: u64 = 256 << 10;
@@ -41,14 +42,18 @@ const FLAGS: [u32; 10] = [
     u32::MAX,
 ];
 
+/// Has the kernel ask for attributes, with GETATTR, since the time of birth is not wanted.
+fn ask(path: &Path) -> Outcome {
+    let how = AtFlags::STATX_FORCE_SYNC;
+    statx(CWD, path, how, StatxFlags::BASIC_STATS).map_err(|e| format!("statx: {e}"))?;
+    Ok(())
+}
+
 /// The server says this from now on, and is asked.
 fn say(lab: &mut Lab, name: &str, flags: u32) -> Outcome {
     let path = name.to_owned();
     lab.ask(&Command::SetFlags { path, flags })?;
-    let how = AtFlags::STATX_FORCE_SYNC;
-    // The time of birth is not asked for, so this is GETATTR.
-    statx(CWD, lab.path(name), how, StatxFlags::BASIC_STATS).map_err(|e| format!("statx: {e}"))?;
-    Ok(())
+    ask(&lab.path(name))
 }
 
 /// One change, and of the model if it succeeds.
@@ -134,12 +139,8 @@ fn while_asked(bench: &mut Bench, old: IFlags, new: IFlags) -> Outcome {
     let path = bench.lab.path(&name);
     let file = create(&path)?;
     let set = |flags| ioctl_setflags(&file, flags).map_err(|e| format!("FS_IOC_SETFLAGS: {e}"));
-    let ask = || {
-        let how = AtFlags::STATX_FORCE_SYNC;
-        statx(CWD, &path, how, StatxFlags::BASIC_STATS).map_err(|e| format!("statx: {e}"))
-    };
     set(old)?;
-    ask()?;
+    ask(&path)?;
     let delay = Action::Delay {
         ms: 2000,
         interruptible: false,
@@ -148,12 +149,11 @@ fn while_asked(bench: &mut Bench, old: IFlags, new: IFlags) -> Outcome {
     late.nth = Some(1);
     bench.lab.set_rules(vec![late])?;
     std::thread::scope(|scope| {
-        let asking = scope.spawn(ask);
+        let asking = scope.spawn(|| ask(&path));
         wait_fired(&mut bench.lab, 1)?;
         set(new)?;
         ensure!(!asking.is_finished(), "the answer was not late");
-        asking.join().map_err(|_| "the asker panicked")??;
-        Ok::<_, String>(())
+        asking.join().map_err(|_| "the asker panicked")?
     })?;
     bench.lab.set_rules(Vec::new())?;
     let write = || OpenOptions::new().write(true).open(&path);

@@ -2,6 +2,7 @@
 //! What is known is not asked for.
 
 use super::super::bench::{Bench, open_direct, read_direct};
+use super::super::wait_fired;
 use super::super::write::{rule, with_good_lab};
 use super::{SIZE, Subject, spec};
 use crate::aio::{self, Piece};
@@ -17,7 +18,6 @@ use lab::misbehave::Action;
 use lab::scenario::Scenario;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
 /// Ways of mapping where what is written stays where it is.
 const STEADY: [&str; 4] = ["in-place", "unwritten", "cow", "delalloc"];
@@ -182,8 +182,6 @@ fn late_overwrite(lab: &mut Lab) -> Outcome {
         sys::write_aligned(&direct, at as u64, &subject.model[at..at + 4096])
             .map_err(|e| format!("write at {at}: {e}"))
     };
-    let asked = |lab: &mut Lab| Ok::<_, String>(lab.activity(&subject.name)?.begins.len());
-    let before = asked(lab)?;
     let delay = Action::Delay {
         ms: 2000,
         interruptible: false,
@@ -193,10 +191,7 @@ fn late_overwrite(lab: &mut Lab) -> Outcome {
     lab.set_rules(vec![late])?;
     std::thread::scope(|scope| {
         let first = scope.spawn(|| write(0));
-        while asked(lab)? == before {
-            ensure!(!first.is_finished(), "the write did not ask");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_fired(lab, 1)?;
         subject.forget(lab)?;
         ensure!(!first.is_finished(), "the answer was not late");
         first.join().map_err(|_| "the writer panicked")?
